@@ -1,0 +1,172 @@
+"""The commands as a user calls them: files that appear, messages that help, nothing left behind."""
+import base64, io, json, subprocess, sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from transformers import DistilBertConfig, DistilBertModel
+
+from radiology_clip_mini import gradcam, metrics, train
+from radiology_clip_mini.data import load_studies
+from radiology_clip_mini.models import image_encoder, learn_tokenizer
+
+SMALL = ["--config", "demo", "--data.phantoms=60", "--data.image_size=48", "--train.epochs=1"]
+COMMANDS = dict(rclip_train=train.main, rclip_eval=metrics.main, rclip_viz=gradcam.main)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    "Runs a command in an empty folder: (exit status, standard error)."
+    monkeypatch.chdir(tmp_path)
+    def run(name, *argv):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+        try: COMMANDS[name](); status = 0
+        except SystemExit as e: status = e.code
+        return status, capsys.readouterr().err
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    "A small run, trained by the command in a process of its own."
+    folder = tmp_path_factory.mktemp("trained")
+    done = subprocess.run([sys.executable, "-m", "radiology_clip_mini.train", *SMALL], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_train_eval_viz(trained):
+    "The three commands in a row leave the files that DESIGN names."
+    for module in ("metrics", "gradcam"):
+        done = subprocess.run([sys.executable, "-m", f"radiology_clip_mini.{module}"], cwd=trained, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        if module == "metrics": assert max(map(len, done.stdout.split("written")[0].splitlines())) <= 100
+    run = trained/Path((trained/"results/latest.txt").read_text().strip()).parent
+    made = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+    model = {f"{m}/{f}" for m in ("best", "last") for f in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")}
+    assert made == model | {"run.json", "splits.json", "history.jsonl", "metrics.json", "ranks.csv", "viz/retrieval_grid.png", "viz/gradcam_example.png"}
+    result = json.loads((run/"metrics.json").read_text())
+    assert set(result["image_to_text"]) == {"R@1", "R@5", "R@10", "MedR", "nDCG@10", "ci95", "chance"} == set(result["text_to_image"])
+    assert result["n_queries"] == result["n_gallery"] == json.loads((run/"run.json").read_text())["data"]["counts"]["test"]["studies"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(call, capsys, command, monkeypatch):
+    "--help says what the options are and ends well."
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as e: COMMANDS[command]()
+    assert e.value.code == 0
+    assert {"rclip_train": "Pairs in a batch", "rclip_eval": "Which split to evaluate", "rclip_viz": "Which test study to show"}[command] in " ".join(capsys.readouterr().out.split())
+
+
+def refuses(outcome, message):
+    status, err = outcome
+    assert status not in (0, None) and message in err and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize("argv, message", [
+    ([], "Start with --config demo"),
+    (["--config", "dmeo"], "nor one of demo, iu_xray, tiny"),
+    (["--config", "demo", "--data.sourc", "x"], "--data.sourc"),
+    (["--config", "demo", "--train.lr", "fast"], "train.lr"),
+    (["--config", "demo", "--train.epochs", "0"], "train.epochs is 0"),
+    (["--config", "demo", "--data.source", "no/such/folder"], "no data at no/such/folder"),
+    (["--config", "demo", "--data.source", "."], "holds no data this project can read"),
+    (["--config", "demo", "--data.phantoms", "2"], "cannot be split"),
+    ([*SMALL, "--model.image_weights", "missing.pth"], "no weights at missing.pth"),
+    ([*SMALL, "--model.image_encoder", "resnet19"], "did you mean"),
+    ([*SMALL, "--model.text_encoder", "./missing"], "neither a folder with a Hugging Face model"),
+    ([*SMALL, "--paths.results_dir", "a_file/results"], "results cannot be written to a_file/results"),
+    ([*SMALL, "--data.split_file", "splits.json"], "was made for other data"),
+])
+def test_train_refuses(call, argv, message):
+    "One clear message, a status, and nothing written."
+    Path("a_file").write_text("")
+    Path("splits.json").write_text(json.dumps(dict(train=["a"], val=["b"], test=["c"])))
+    refuses(call("rclip_train", *argv), message)
+    assert sorted(p.name for p in Path().iterdir() if any(p.rglob("*")) or p.is_file()) == ["a_file", "splits.json"]
+
+
+def test_hub_not_reachable(call, monkeypatch):
+    "Without a network, the message names what was wanted and how to do without it."
+    monkeypatch.setattr("radiology_clip_mini.data.load_dataset", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("offline")))
+    status, err = call("rclip_train", "--config", "tiny")
+    refuses((status, err), "'ykumards/open-i' could not be fetched from the hub")
+    assert "--data.source PATH" in err
+
+
+@pytest.mark.parametrize("command", ["rclip_eval", "rclip_viz"])
+def test_eval_and_viz_refuse(call, command, trained):
+    "A missing or foreign checkpoint, a study that is not there."
+    refuses(call(command), "there is no latest model")
+    refuses(call(command, "--ckpt", "missing"), "there is no model folder missing")
+    Path("foreign").mkdir(); Path("foreign/model.safetensors").write_bytes(b"x")
+    refuses(call(command, "--ckpt", "foreign"), "is no model saved by radiology_clip_mini")
+    best = trained/Path((trained/"results/latest.txt").read_text().strip())
+    refuses(call(command, "--ckpt", best, "--source", "nowhere"), "no data at nowhere")
+    if command == "rclip_viz": refuses(call(command, "--ckpt", best, "--study", "x"), "study 'x' is not in this split")
+
+
+def test_import_is_light():
+    "The package itself imports nothing heavy, and all of it imports without Jupyter."
+    light = "import sys, radiology_clip_mini; assert not {'torch', 'numpy', 'datasets'} & set(sys.modules)"
+    bare = ("import sys; sys.modules.update({m: None for m in ('IPython', 'ipywidgets', 'ipykernel', 'jupyterlab', 'nbdev')});"
+            "from radiology_clip_mini import data, models, loss, metrics, train, gradcam, phantom")
+    for code in (light, bare): subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def jpeg(image, form):
+    "One image as the hub's copies hold it."
+    image.save(out := io.BytesIO(), format="JPEG")
+    return out.getvalue() if form == "bytes" else base64.b64encode(out.getvalue()).decode()
+
+
+@pytest.mark.parametrize("form", ["bytes", "base64"])
+def test_tiny_on_a_parquet_file(call, tmp_path, form):
+    "`tiny` as it is, but for a local file with the hub's columns and local weights."
+    studies = load_studies("phantom", phantoms=40, image_size=96)
+    rows = [dict(uid=i, MeSH="normal", Problems=";".join(s["labels"]) or "normal", image=f"Xray {i}", indication=None, comparison=None,
+                 findings=s["text"] if i % 7 else None, impression="No acute disease." if i % 5 else None,
+                 img_frontal=jpeg(s["frontal"], form) if i % 6 else None, img_lateral=jpeg(s["lateral"], form) if i % 4 else None) for i, s in enumerate(studies)]
+    rows[8]["img_frontal"], rows[8]["img_lateral"] = (b"", None) if form == "bytes" else ("no picture", None)
+    pd.DataFrame(rows).to_parquet(tmp_path/"openi.parquet")
+    torch.save(image_encoder("resnet18")[0].state_dict(), tmp_path/"resnet18.pth")
+    tokenizer = learn_tokenizer(studies["text"][:])
+    DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), dim=64, n_layers=1, n_heads=2, hidden_dim=64)).save_pretrained(tmp_path/"encoder")
+    tokenizer.save_pretrained(tmp_path/"encoder")
+    outcome = call("rclip_train", "--config", "tiny", "--data.source", "openi.parquet", "--data.cache_dir", "cache",
+                   "--model.image_weights", "resnet18.pth", "--model.text_encoder", "encoder")
+    assert outcome[0] == 0, outcome[1]
+    info = json.loads(next(Path("results").glob("*/run.json")).read_text())
+    assert sum(c["patients"] for c in info["data"]["counts"].values()) == 30
+    assert info["data"]["skipped"] == {"no image": ["0", "12", "24", "36"], "no text": ["35"], "unreadable frontal image (UnidentifiedImageError)": ["8"]}
+    assert call("rclip_eval")[0] == 0
+    assert call("rclip_viz")[0] == 0
+
+
+def test_broken_images_are_listed(call):
+    "A zero-byte and a cut image cost their studies, are listed, and the rest trains."
+    studies = load_studies("phantom", phantoms=24, image_size=64)
+    Path("own").mkdir()
+    for i, s in enumerate(studies): s["frontal"].save(f"own/{i}.png")
+    Path("own/3.png").write_bytes(b"")
+    Path("own/4.png").write_bytes(Path("own/4.png").read_bytes()[:200])
+    pd.DataFrame(dict(file_name=[f"{i}.png" for i in range(25)], patient_id=range(25), study_id=range(25), text=[*studies["text"], "x"])).to_csv("own/metadata.csv", index=False)
+    argv = ["--config", "demo", "--data.source", "own", "--data.image_size=48", "--train.epochs=1"]
+    assert call("rclip_train", *argv)[0] == 0
+    skipped = json.loads(next(Path("results").glob("*/run.json")).read_text())["data"]["skipped"]
+    assert sorted(sum(skipped.values(), [])) == ["24", "3", "4"]
+    assert skipped["no image"] == ["24"]
+
+
+def test_a_file_with_a_changed_picture_warns(call):
+    "Evaluation says so when the data is no longer what the run was trained on."
+    studies = load_studies("phantom", phantoms=24, image_size=64)
+    Path("own").mkdir()
+    for i, s in enumerate(studies): s["frontal"].save(f"own/{i}.png")
+    pd.DataFrame(dict(file_name=[f"{i}.png" for i in range(24)], patient_id=range(24), text=studies["text"])).to_csv("own/metadata.csv", index=False)
+    assert call("rclip_train", "--config", "demo", "--data.source", "own", "--data.image_size=48", "--train.epochs=1")[0] == 0
+    Image.new("L", (64, 64)).save("own/0.png")
+    with pytest.warns(UserWarning, match="has changed since"): assert call("rclip_eval")[0] == 0
