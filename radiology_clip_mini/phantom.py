@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FINDINGS', 'PHANTOM_FEATURES', 'make_phantoms']
 
-# %% ../nbs/phantom.ipynb #00000003
+# %% ../nbs/phantom.ipynb #00000004
 import io, zlib
 from functools import lru_cache
 from types import SimpleNamespace
@@ -15,36 +15,36 @@ import datasets
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
-# %% ../nbs/phantom.ipynb #00000008
+# %% ../nbs/phantom.ipynb #00000009
 FINDINGS = ("cardiomegaly", "left effusion", "right effusion", "left pneumothorax", "right pneumothorax",
             "left upper lobe consolidation", "left lower lobe consolidation",
             "right upper lobe consolidation", "right lower lobe consolidation",
             "left nodule", "right nodule", "pacemaker")
 
-# %% ../nbs/phantom.ipynb #0000000a
+# %% ../nbs/phantom.ipynb #0000000b
 _BOX = dict(label=Value("string"), view=Value("string"), **{k: Value("float32") for k in ("x0", "y0", "x1", "y1")})
 PHANTOM_FEATURES = Features(study_id=Value("string"), patient_id=Value("string"), text=Value("string"),
     labels=List(Value("string")), frontal=datasets.Image(), lateral=datasets.Image(), boxes=List(_BOX))
 
-# %% ../nbs/phantom.ipynb #0000000d
+# %% ../nbs/phantom.ipynb #0000000e
 def _rng(seed, stream, *key):
     "A generator that depends on the seed, a stream's name and whole numbers, and on nothing drawn before."
     return np.random.default_rng([seed, zlib.crc32(stream.encode()), *key])
 
-# %% ../nbs/phantom.ipynb #00000011
+# %% ../nbs/phantom.ipynb #00000012
 def _patient_of(n, seed):
     "For each of `n` studies the number of its patient; longer lists begin with the shorter ones."
     studies = _rng(seed, "patients").choice([1, 2, 3], size=n, p=[.6, .25, .15])
     return np.repeat(np.arange(n), studies)[:n].tolist()
 
-# %% ../nbs/phantom.ipynb #00000016
+# %% ../nbs/phantom.ipynb #00000017
 def _spaces(label):
     "The spaces of the chest that a finding claims, as a set of strings."
     side, kind = label.split()[0], label.split()[-1]
     claims = dict(effusion=["pleura", "lower"], pneumothorax=["pleura", "upper"], nodule=["pleura", "upper", "lower"])
     return {f"{side} {o}" for o in claims.get(kind, label.split()[1:2])} or {kind}
 
-# %% ../nbs/phantom.ipynb #0000001a
+# %% ../nbs/phantom.ipynb #0000001b
 def _pick_findings(seed, i):
     "The labels of study `i`: a list, empty for a normal study, in the order of `FINDINGS`."
     rng, picked, taken = _rng(seed, "findings", i), [], set()
@@ -54,14 +54,14 @@ def _pick_findings(seed, i):
         if not _spaces(label) & taken: picked.append(label); taken |= _spaces(label)
     return [o for o in FINDINGS if o in picked]
 
-# %% ../nbs/phantom.ipynb #0000001c
+# %% ../nbs/phantom.ipynb #0000001d
 def _mark(seed, i, label):
     "How one finding is drawn: `size`, `x`, `y` in [0, 1] and a coarse `cloud` of 16 x 16 normal values."
     rng = _rng(seed, "mark", i, FINDINGS.index(label))
     size, x, y = rng.random(3)
     return SimpleNamespace(size=size, x=x, y=y, cloud=rng.normal(size=(16, 16)).astype("float32"))
 
-# %% ../nbs/phantom.ipynb #00000021
+# %% ../nbs/phantom.ipynb #00000022
 _ANATOMY = dict(width=(.70, .80), apex=(-.82, -.74), dome=(.38, .52), ratio=(.38, .45), lean=(.16, .30), fat=(.10, .20),
                 knob=(.05, .10), ribs=(.155, .18), bone=(.06, .10), air=(.13, .22), depth=(.56, .66), stoop=(-.06, .06))
 _POSE = dict(dx=(-.05, .05), dy=(-.05, .05), scale=(.93, 1.07), shear=(-.05, .05), gain=(.86, 1.08), lift=(-.04, .06), grain=(.012, .026))
@@ -70,7 +70,7 @@ def _draw_between(bounds, rng):
     "A namespace with one uniform value for each named pair of bounds."
     return SimpleNamespace(**{k: rng.uniform(lo, hi) for k, (lo, hi) in bounds.items()})
 
-# %% ../nbs/phantom.ipynb #00000023
+# %% ../nbs/phantom.ipynb #00000024
 @lru_cache(maxsize=8)
 def _axis(size):
     "Centres of `size` pixels between -1 and 1, (size,) float32."
@@ -81,7 +81,7 @@ def _grid(size, pose):
     v = ((_axis(size) - np.float32(pose.dy)) / np.float32(pose.scale))[:, None]
     return (_axis(size) - np.float32(pose.dx)) / np.float32(pose.scale) - np.float32(pose.shear) * v, v
 
-# %% ../nbs/phantom.ipynb #00000025
+# %% ../nbs/phantom.ipynb #00000026
 def _soft(d, width):
     "A mask in [0, 1]: 1 where the distance `d` is well inside (positive), 0 where it is well outside."
     t = np.clip(d * np.float32(1 / width) + np.float32(.5), 0, 1)
@@ -91,7 +91,7 @@ def _ellipse(u, v, at, radii):
     "About the distance inside an ellipse, in units of its smaller radius: 1 at the centre, 0 on its edge."
     return 1 - np.sqrt(((u - np.float32(at[0])) / np.float32(radii[0]))**2 + ((v - np.float32(at[1])) / np.float32(radii[1]))**2)
 
-# %% ../nbs/phantom.ipynb #00000028
+# %% ../nbs/phantom.ipynb #00000029
 def _lines(size, pose, lines, blur=.004):
     "Lines `(points, width)` in chest coordinates, drawn as a mask (size, size) in [0, 1]."
     canvas = PILImage.new("L", (2 * size, 2 * size))
@@ -103,7 +103,7 @@ def _lines(size, pose, lines, blur=.004):
     canvas = canvas.reduce(2).filter(ImageFilter.GaussianBlur(blur * size))
     return np.asarray(canvas, dtype="float32") / 255
 
-# %% ../nbs/phantom.ipynb #0000002a
+# %% ../nbs/phantom.ipynb #0000002b
 def _curve(points, rounds=3):
     "A path (n, 2) with its corners cut `rounds` times; the ends stay."
     p = np.asarray(points, dtype=float)
@@ -112,12 +112,12 @@ def _curve(points, rounds=3):
         p = np.concatenate([p[:1], cut, p[-1:]])
     return p
 
-# %% ../nbs/phantom.ipynb #0000002d
+# %% ../nbs/phantom.ipynb #0000002e
 def _profile(v, heights, widths):
     "A smooth width for each height `v`, same shape as `v`, through about the given points."
     return np.interp(v, *_curve(np.stack([heights, widths], 1)).T).astype("float32")
 
-# %% ../nbs/phantom.ipynb #00000030
+# %% ../nbs/phantom.ipynb #00000031
 def _vessels(rng, hilum, angles, step):
     "A tree of vessels from a hilum `(u, v)`: a list of `(points, width)`, one branch for each angle and one twig on each."
     lines = []
@@ -128,7 +128,7 @@ def _vessels(rng, hilum, angles, step):
         lines += [([hilum, *points[:2]], .032), (points[1:4], .018), (points[3:], .008), (twig, .010)]
     return lines
 
-# %% ../nbs/phantom.ipynb #00000033
+# %% ../nbs/phantom.ipynb #00000034
 def _frontal_lung(u, v, p, side, shrink=0):
     "Mask (size, size) of the lung on `side`, -1 for the patient's right and 1 for the left."
     a, top = u * np.float32(side), p.apex + 1.2 * shrink
@@ -138,7 +138,7 @@ def _frontal_lung(u, v, p, side, shrink=0):
     sides = np.minimum(np.minimum(a - (.33 - .24 * arch), wall - a), v - top - .025)
     return _soft(np.minimum(sides, dome - v), .05)
 
-# %% ../nbs/phantom.ipynb #00000035
+# %% ../nbs/phantom.ipynb #00000036
 def _frontal_heart(u, v, p, mark):
     "Mask (size, size) of the heart; `mark` is the mark of cardiomegaly or None."
     half = p.width * (p.ratio if mark is None else .58 + .08 * mark.size)
@@ -147,12 +147,12 @@ def _frontal_heart(u, v, p, mark):
     tilt = u - np.float32(.35) * (v - np.float32(at[1]))
     return _soft(_ellipse(tilt, v, at, (np.sqrt(half**2 - (.35 * tall)**2), tall)) * tall, .06)
 
-# %% ../nbs/phantom.ipynb #00000037
+# %% ../nbs/phantom.ipynb #00000038
 def _open(lung, cover):
     "The part of a lung that is open to view, as a mask: inside `lung` and outside `cover`."
     return (1 - np.square(np.square(1 - lung))) * (1 - np.square(np.square(cover)))
 
-# %% ../nbs/phantom.ipynb #00000039
+# %% ../nbs/phantom.ipynb #0000003a
 def _frontal_chest(u, v, p, heart):
     "The masks of a frontal chest: `body`, `lungs` by side, `heart`, `middle`, and the part of each lung that is `open` to view."
     torso = _profile(v, [-1, -.88, -.74, -.5, .2, 1], [.28, .34, .84, 1, .94, .97]) + np.float32(p.fat - .15)
@@ -166,7 +166,7 @@ def _frontal_chest(u, v, p, heart):
     c.open = {s: _open(o, c.middle) for s, o in c.lungs.items()}
     return c
 
-# %% ../nbs/phantom.ipynb #0000003b
+# %% ../nbs/phantom.ipynb #0000003c
 def _frontal_tissue(c, ink):
     "The chest without bones, (size, size): body, lungs with their vessels `ink`, heart and mediastinum."
     u, v, p = c.u, c.v, c.p
@@ -178,7 +178,7 @@ def _frontal_tissue(c, ink):
     trachea = _soft(.055 - np.abs(u + np.float32(.01)), .05) * _soft(-.2 - v, .1)
     return image - .16 * trachea * c.middle
 
-# %% ../nbs/phantom.ipynb #0000003d
+# %% ../nbs/phantom.ipynb #0000003e
 def _frontal_bones(c):
     "What the bones add to the image, (size, size): ribs, clavicles, spine."
     a, v, p = np.abs(c.u), c.v, c.p
@@ -191,45 +191,45 @@ def _frontal_bones(c):
     spine = _soft(.10 - a, .05) * (.6 + .4 * np.cos(v * np.float32(2 * np.pi / .15)))
     return c.body * (p.bone * (1.1 * ribs + .7 * spine) + .17 * clavicle)
 
-# %% ../nbs/phantom.ipynb #00000040
+# %% ../nbs/phantom.ipynb #00000041
 def _frontal_effusion(c, mark, side):
     a = c.u * np.float32(side)
     level = c.p.dome - (.10 + .34 * mark.size) - 1.1 * np.clip(a - np.float32(.30), 0, None)**2
     return [(_soft(c.v - level, .10) * c.open[side], .80)]
 
-# %% ../nbs/phantom.ipynb #00000042
+# %% ../nbs/phantom.ipynb #00000043
 def _frontal_pneumothorax(c, mark, side):
     lung = _frontal_lung(c.u, c.v, c.p, side, shrink=.08 + .11 * mark.size)
     rim = (c.lungs[side] - lung) * (1 - c.middle)
     return [(rim, .03), (6.4 * lung * (1 - lung) * rim, .62)]
 
-# %% ../nbs/phantom.ipynb #00000044
+# %% ../nbs/phantom.ipynb #00000045
 def _patch(c, mark, at, radius):
     "A ragged mask (size, size) about `at`, of about the given radius."
     cloud = PILImage.fromarray(mark.cloud).resize(c.u.shape[::-1], PILImage.Resampling.BICUBIC)
     cloud = np.float32(.2) * np.asarray(cloud)
     return _soft(_ellipse(c.u, c.v, at, (radius, radius)) + cloud, 1) * np.clip(.9 + cloud, 0, 1)
 
-# %% ../nbs/phantom.ipynb #00000045
+# %% ../nbs/phantom.ipynb #00000046
 def _frontal_consolidation(c, mark, side, lobe):
     a, v = (.42, -.40) if lobe == "upper" else (.53 + .04 * side, c.p.dome - .24)
     at = side * (a + .08 * (mark.x - .5)), v + .10 * (mark.y - .5)
     return [(_patch(c, mark, at, .18 + .10 * mark.size) * c.open[side], .78)]
 
-# %% ../nbs/phantom.ipynb #00000047
+# %% ../nbs/phantom.ipynb #00000048
 def _frontal_nodule(c, mark, side):
     at = (side * (c.p.width - .19 - .10 * mark.x), -.25 + .27 * mark.y)
     radius = .055 + .035 * mark.size
     return [(_soft(_ellipse(c.u, c.v, at, (radius, radius)), .7), .78)]
 
-# %% ../nbs/phantom.ipynb #00000049
+# %% ../nbs/phantom.ipynb #0000004a
 def _frontal_pacemaker(c, mark):
     at, tip = np.array([.50 + .08 * mark.x, -.46 + .08 * mark.y]), (.10 + .08 * mark.size, c.p.dome - .10)
     box = .085 - np.maximum(np.abs(c.u - np.float32(at[0])), np.abs(c.v - np.float32(at[1])) * 1.1)
     lead = [at, at + (-.12, -.08), (.12, -.52), (-.08, -.42), (-.13, -.15), (-.10, .08), (0, c.p.dome - .12), tip]
     return [(np.maximum(_soft(box, .04), _lines(len(c.v), c.pose, [(_curve(lead), .020)])), .99)]
 
-# %% ../nbs/phantom.ipynb #0000004c
+# %% ../nbs/phantom.ipynb #0000004d
 def _lateral_lung(u, v, p, shrink=0):
     "Mask (size, size) of both lungs on a lateral view, which lie on top of each other."
     arch = np.sqrt(1 - np.clip((.05 - v) / (.05 - p.apex - shrink), 0, 1)**2.4)
@@ -239,14 +239,14 @@ def _lateral_lung(u, v, p, shrink=0):
     sides = np.minimum(np.minimum(u - front, back - u), v - p.apex - shrink - .025)
     return _soft(np.minimum(sides, dome - v), .05)
 
-# %% ../nbs/phantom.ipynb #0000004d
+# %% ../nbs/phantom.ipynb #0000004e
 def _lateral_heart(u, v, p, mark):
     "Mask (size, size) of the heart on a lateral view; `mark` is the mark of cardiomegaly or None."
     grow = .6 * (p.ratio - .38) + (0 if mark is None else .11 + .05 * mark.size)
     at, tilt = (-.20 + .35 * grow, p.dome - .25 - .4 * grow), u + np.float32(.4) * (v - np.float32(.2))
     return _soft(_ellipse(tilt, v, at, (.26 + grow, .30 + .8 * grow)) * np.float32(.3), .07)
 
-# %% ../nbs/phantom.ipynb #0000004e
+# %% ../nbs/phantom.ipynb #0000004f
 def _lateral_chest(u, v, p, heart):
     "The masks of a lateral chest: `body`, `lungs`, `heart`, and the part of the lungs that is `open` to view."
     front = _profile(v, [-1, -.85, -.6, 0, .5, 1], [-.34, -.36, -.62, -.80, -.82, -.76])
@@ -257,7 +257,7 @@ def _lateral_chest(u, v, p, heart):
     c.open = _open(c.lungs, c.heart)
     return c
 
-# %% ../nbs/phantom.ipynb #0000004f
+# %% ../nbs/phantom.ipynb #00000050
 def _lateral_tissue(c, ink):
     "The lateral chest without bones, (size, size): body, shoulders, lungs, vessels, heart and the second dome."
     u, v, p = c.u, c.v, c.p
@@ -270,7 +270,7 @@ def _lateral_tissue(c, ink):
     trachea = _soft(.05 - np.abs(u - np.float32(.10) - .10 * v), .05) * _soft(-.12 - v, .1)
     return image - .13 * trachea * c.body
 
-# %% ../nbs/phantom.ipynb #00000050
+# %% ../nbs/phantom.ipynb #00000051
 def _lateral_bones(c):
     "What the bones add on a lateral view, (size, size): vertebrae, ribs, sternum."
     u, v, p = c.u, c.v, c.p
@@ -281,7 +281,7 @@ def _lateral_bones(c):
     sternum = _soft(.03 - np.abs(u + p.depth - .07 + .10 * v), .04) * _soft(v + .55, .1) * _soft(.35 - v, .2)
     return c.body * (.17 * spine * (1 - .6 * _soft(v - np.float32(p.dome), .4)) + .6 * p.bone * ribs + .13 * sternum)
 
-# %% ../nbs/phantom.ipynb #00000053
+# %% ../nbs/phantom.ipynb #00000054
 def _lateral_effusion(c, mark, side):
     level = c.p.dome - (.02 + .30 * mark.size) - .7 * np.clip(c.u - np.float32(.15), 0, None)**2
     return [(_soft(c.v - level, .10) * c.open * _soft(c.u + .1, .3), .74)]
@@ -291,7 +291,7 @@ def _lateral_pneumothorax(c, mark, side):
     rim = (c.lungs - lung) * (1 - c.heart)
     return [(.85 * rim, .06), (6.4 * lung * (1 - lung) * rim, .58)]
 
-# %% ../nbs/phantom.ipynb #00000054
+# %% ../nbs/phantom.ipynb #00000055
 def _lateral_consolidation(c, mark, side, lobe):
     at = (-.20 + .1 * mark.x, -.36 + .1 * mark.y) if lobe == "upper" else (.36 + .06 * mark.x, c.p.dome - .17 + .08 * mark.y)
     return [(_patch(c, mark, at, .18 + .10 * mark.size) * c.open, .74)]
@@ -300,14 +300,14 @@ def _lateral_nodule(c, mark, side):
     at, radius = (.18 + .18 * mark.x, -.12 + .26 * mark.y), .055 + .035 * mark.size
     return [(_soft(_ellipse(c.u, c.v, at, (radius, radius)), .7), .76)]
 
-# %% ../nbs/phantom.ipynb #00000055
+# %% ../nbs/phantom.ipynb #00000056
 def _lateral_pacemaker(c, mark):
     at = np.array([-c.p.depth + .02, -.42 + .08 * mark.y])
     box = .085 - np.maximum(np.abs(c.u - np.float32(at[0])) * 2.6, np.abs(c.v - np.float32(at[1])))
     lead = [at, at + (.10, -.12), (-.15, -.45), (.02, -.25), (.02, 0), (-.12, c.p.dome - .22), (-.28, c.p.dome - .14)]
     return [(np.maximum(_soft(box, .04), _lines(len(c.v), c.pose, [(_curve(lead), .020)])), .99)]
 
-# %% ../nbs/phantom.ipynb #00000058
+# %% ../nbs/phantom.ipynb #00000059
 _SIDES = dict(right=-1, left=1)
 _VIEWS = dict(
     frontal=SimpleNamespace(chest=_frontal_chest, tissue=_frontal_tissue, bones=_frontal_bones,
@@ -319,14 +319,14 @@ _VIEWS = dict(
         findings=dict(effusion=_lateral_effusion, pneumothorax=_lateral_pneumothorax, nodule=_lateral_nodule,
                       consolidation=_lateral_consolidation, pacemaker=_lateral_pacemaker)))
 
-# %% ../nbs/phantom.ipynb #0000005a
+# %% ../nbs/phantom.ipynb #0000005b
 def _box(change, label, view):
     "The box (in pixels, `x1` and `y1` just after the last one) of a finding that changed the image by `change` (size, size)."
     hit = np.abs(change) > 1 / 12
     xs, ys = np.flatnonzero(hit.any(0)), np.flatnonzero(hit.any(1))
     return dict(label=label, view=view, x0=float(xs[0]), y0=float(ys[0]), x1=float(xs[-1] + 1), y1=float(ys[-1] + 1))
 
-# %% ../nbs/phantom.ipynb #0000005d
+# %% ../nbs/phantom.ipynb #0000005e
 def _paint(image, layers):
     "The image (size, size) with layers `(mask, grey)` laid over it in order."
     for mask, grey in layers: image = image + mask * (grey - image)
@@ -338,7 +338,7 @@ def _layers(view, c, label, mark):
     where = [_SIDES[place[0]], *place[1:2]] if place else []
     return [] if kind == "cardiomegaly" else _VIEWS[view].findings[kind](c, mark, *where)
 
-# %% ../nbs/phantom.ipynb #0000005f
+# %% ../nbs/phantom.ipynb #00000060
 def _render(study, view, size, labels=None):
     "One view of a study: image (size, size) uint8 and the boxes of its findings; `labels` replaces the study's own."
     marks = {o: _mark(study.seed, study.i, o) for o in (study.labels if labels is None else labels)}
@@ -354,12 +354,12 @@ def _render(study, view, size, labels=None):
     image = (image + draw.bones(c)) * pose.gain + pose.lift + pose.grain * rng.standard_normal((size, size), dtype="float32")
     return (np.clip(image, 0, 1) * 255).astype("uint8"), boxes
 
-# %% ../nbs/phantom.ipynb #00000061
+# %% ../nbs/phantom.ipynb #00000062
 def _study(seed, i, patient):
     "What study `i` of a seed is: its patient and its labels."
     return SimpleNamespace(seed=seed, i=i, patient=patient, labels=_pick_findings(seed, i))
 
-# %% ../nbs/phantom.ipynb #00000075
+# %% ../nbs/phantom.ipynb #00000076
 _SAY = dict(
     cardiomegaly=["The heart is enlarged.", "There is {degree} cardiomegaly.", "The cardiac silhouette is {degree}ly enlarged.",
                   "{degree} enlargement of the cardiac silhouette."],
@@ -374,7 +374,7 @@ _SAY = dict(
     pacemaker=["A left chest pacemaker is in place.", "Left-sided pacemaker with its lead in the right ventricle.",
                "A pacemaker generator overlies the left chest wall."])
 
-# %% ../nbs/phantom.ipynb #00000076
+# %% ../nbs/phantom.ipynb #00000077
 def _sentence(label, size, rng):
     "One sentence that states a finding of drawn size `size` in [0, 1]."
     side, lobe = (label.split() + ["", ""])[:2]
@@ -383,7 +383,7 @@ def _sentence(label, size, rng):
         size=("small", "moderate", "large")[grade], degree=("mild", "moderate", "marked")[grade])
     return text[0].upper() + text[1:]
 
-# %% ../nbs/phantom.ipynb #00000079
+# %% ../nbs/phantom.ipynb #0000007a
 _CLEAR = [("The cardiac silhouette is normal in size.", "cardiomegaly"), ("Heart size is within normal limits.", "cardiomegaly"),
     ("No pneumothorax or pleural effusion.", "pneumothorax effusion"), ("No pneumothorax.", "pneumothorax"),
     ("No pleural effusion is seen.", "effusion"), ("No focal consolidation.", "consolidation"),
@@ -396,7 +396,7 @@ _NORMAL = ["The heart is normal in size. The lungs are clear. No pleural effusio
     "The cardiomediastinal silhouette is normal. The lungs are clear without focal consolidation, effusion or pneumothorax. No acute osseous abnormality.",
     "Normal heart size. Clear lungs. No pneumothorax, pleural effusion or consolidation. The bony thorax is intact."]
 
-# %% ../nbs/phantom.ipynb #0000007a
+# %% ../nbs/phantom.ipynb #0000007b
 def _negatives(labels, rng):
     "Sentences, in random order, that hold for a study with these labels and do not repeat each other."
     present, said = {word for label in labels for word in label.split()}, set()
@@ -404,7 +404,7 @@ def _negatives(labels, rng):
         text, about = _CLEAR[k][0], set(_CLEAR[k][1].split())
         if not about & (present | said): said |= about; yield text
 
-# %% ../nbs/phantom.ipynb #0000007d
+# %% ../nbs/phantom.ipynb #0000007e
 def _report(seed, i, labels):
     "The report of study `i`, about 15 to 45 words."
     rng = _rng(seed, "report", i)
@@ -416,14 +416,14 @@ def _report(seed, i, labels):
         said.append(text)
     return " ".join(rng.permutation(said).tolist())
 
-# %% ../nbs/phantom.ipynb #00000089
+# %% ../nbs/phantom.ipynb #0000008a
 def _png(image):
     "An image (h, w) uint8 as PNG bytes, in the form that `datasets.Image` stores."
     buffer = io.BytesIO()
     PILImage.fromarray(image).save(buffer, "PNG", compress_level=1)
     return dict(bytes=buffer.getvalue(), path=None)
 
-# %% ../nbs/phantom.ipynb #0000008a
+# %% ../nbs/phantom.ipynb #0000008b
 def _row(study, size):
     "One row of the dataset: ids, report, sorted labels, both views and all boxes."
     (frontal, fb), (lateral, lb) = (_render(study, view, size) for view in ("frontal", "lateral"))
@@ -431,7 +431,7 @@ def _row(study, size):
         text=_report(study.seed, study.i, study.labels), labels=sorted(study.labels),
         frontal=_png(frontal), lateral=_png(lateral), boxes=fb + lb)
 
-# %% ../nbs/phantom.ipynb #0000008b
+# %% ../nbs/phantom.ipynb #0000008c
 def make_phantoms(n:int, # how many studies, at least 1
     seed:int=0, # names the series; the first studies of a longer series are those of a shorter one
     image_size:int=128 # height and width of each view in pixels, at least 32
