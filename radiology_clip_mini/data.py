@@ -9,7 +9,7 @@ __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'HUB_ID', 'HUB_COLUMNS', 'SPLITS',
            'decode_studies', 'normalise', 'StudyData', 'prepare_data', 'fingerprint', 'text_ids', 'Batch', 'batches',
            'clear_errors', 'run_command']
 
-# %% ../nbs/00_data.ipynb #00-data-002
+# %% ../nbs/00_data.ipynb #00000002
 import base64, binascii, hashlib, io, json, os, re, sys, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +28,11 @@ from tqdm.auto import tqdm
 
 from .phantom import make_phantoms
 
-# %% ../nbs/00_data.ipynb #00-data-007
+# %% ../nbs/00_data.ipynb #00000007
 STUDY_FEATURES = Features(dict(study_id=Value("string"), patient_id=Value("string"), text=Value("string"),
                                labels=List(Value("string")), frontal=Image(), lateral=Image()))
 
-# %% ../nbs/00_data.ipynb #00-data-012
+# %% ../nbs/00_data.ipynb #0000000c
 TEXT_PRIORITY = ("findings", "impression", "report", "text")
 
 def pick_text(record:dict, # Section name to text; a section may be missing or None
@@ -42,23 +42,30 @@ def pick_text(record:dict, # Section name to text; a section may be missing or N
     texts = (record.get(f) for f in fields)
     return next((t.strip() for t in texts if isinstance(t, str) and t.strip()), "")
 
-# %% ../nbs/00_data.ipynb #00-data-016
+# %% ../nbs/00_data.ipynb #00000010
 def _study(study_id, patient_id, text, labels=(), frontal=None, lateral=None) -> dict:
     "One row of the study table; `frontal` and `lateral` are paths, bytes or None."
     def image(x): return x if x is None else dict(path=None, bytes=x) if isinstance(x, bytes) else dict(path=str(x), bytes=None)
     return dict(study_id=str(study_id), patient_id=str(patient_id), text=text, labels=list(labels),
                 frontal=image(frontal), lateral=image(lateral))
 
-# %% ../nbs/00_data.ipynb #00-data-017
+# %% ../nbs/00_data.ipynb #00000011
+def _table(rows:list[dict], folder) -> Dataset:
+    "Rows of `_study` as `STUDY_FEATURES`. Raises ValueError where there are none."
+    if not rows: raise ValueError(f"the tables in {folder} list no study: they have a header and no rows")
+    return Dataset.from_list(rows, features=STUDY_FEATURES)
+
+# %% ../nbs/00_data.ipynb #00000012
 def _labels(terms:str, # Findings with ";" between them
            ) -> list[str]: # Lower case, without "normal" and empty ones
     found = (t.strip().lower() for t in (terms or "").split(";"))
     return [t for t in found if t not in ("", "normal", "no finding")]
 
-# %% ../nbs/00_data.ipynb #00-data-020
+# %% ../nbs/00_data.ipynb #00000015
 def _read_csv(path:Path, # A CSV with a header row
               needed:tuple=(), # Columns that must be there
              ) -> pd.DataFrame:
+    if not path.is_file(): raise FileNotFoundError(f"there is no {path.name} in {path.parent}, which this source needs")
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} could not be read as a CSV: {e}") from e
@@ -66,7 +73,7 @@ def _read_csv(path:Path, # A CSV with a header row
         raise ValueError(f"{path} has no column {', '.join(missing)}; it has: {', '.join(table.columns)}")
     return table
 
-# %% ../nbs/00_data.ipynb #00-data-022
+# %% ../nbs/00_data.ipynb #00000017
 def _first_views(images, # (name, view, path or None) in the source's order; view is "frontal" or "lateral"
                  skipped:dict, # Receives the name of each image left out and the reason
                 ) -> dict: # {"frontal": path, "lateral": path}, only the views that are there
@@ -77,13 +84,13 @@ def _first_views(images, # (name, view, path or None) in the source's order; vie
         else: views[view] = path
     return views
 
-# %% ../nbs/00_data.ipynb #00-data-026
+# %% ../nbs/00_data.ipynb #0000001b
 def _find_image(name:str, # As in indiana_projections.csv
                 files:dict, # File name to path
                ) -> Path|None:
     return files.get(name) or files.get(f"CXR{name.removesuffix('.dcm.png')}.png")
 
-# %% ../nbs/00_data.ipynb #00-data-027
+# %% ../nbs/00_data.ipynb #0000001c
 def read_kaggle(folder:str|Path, # Holds indiana_reports.csv, indiana_projections.csv and images in any folder below
                 skipped:dict, # Receives what is left out, and why
                ) -> Dataset:
@@ -96,9 +103,9 @@ def read_kaggle(folder:str|Path, # Holds indiana_reports.csv, indiana_projection
         images.setdefault(uid, []).append((name, view.lower(), _find_image(name, files)))
     rows = [_study(r["uid"], r["uid"], pick_text(r), _labels(r["Problems"]), **_first_views(images.get(r["uid"], []), skipped))
             for r in reports.to_dict("records")]
-    return Dataset.from_list(rows, features=STUDY_FEATURES)
+    return _table(rows, folder)
 
-# %% ../nbs/00_data.ipynb #00-data-033
+# %% ../nbs/00_data.ipynb #00000022
 def image_bytes(value, # bytes, base64 text, {"bytes": …}, {"path": …}, a PIL image or None
                ) -> bytes|None: # An encoded image, not yet checked
     "The encoded bytes of an image however a table holds it; None stays None."
@@ -110,7 +117,7 @@ def image_bytes(value, # bytes, base64 text, {"bytes": …}, {"path": …}, a PI
     try: return base64.b64decode(value, validate=True)
     except binascii.Error: return value.encode()
 
-# %% ../nbs/00_data.ipynb #00-data-036
+# %% ../nbs/00_data.ipynb #00000025
 HUB_ID = "ykumards/open-i"
 HUB_COLUMNS = ("uid", "Problems", "findings", "impression", "img_frontal", "img_lateral")
 
@@ -120,17 +127,18 @@ def _load_table(source:str, # A hub id, a .parquet file or a folder of them
     files = str(Path(source)/"**/*.parquet") if Path(source).is_dir() else source
     try: return load_dataset("parquet", data_files=files, split=split_spec, cache_dir=cache_dir) if local else \
                 load_dataset(source, split=split_spec, cache_dir=cache_dir)
+    except ValueError as e: raise ValueError(f"{source} ({split_spec}) could not be read: {e}") from e
     except OSError as e:
         if local: raise
         raise OSError(f"the dataset {source!r} could not be fetched from the hub ({type(e).__name__}). Check the connection, or give a "
                       f"local copy: --data.source PATH, a folder with Kaggle's CSVs, with metadata.csv, or with parquet files") from e
 
-# %% ../nbs/00_data.ipynb #00-data-037
+# %% ../nbs/00_data.ipynb #00000026
 def _hub_study(r:dict) -> dict:
     "A row of the hub's table as a study."
     return _study(r["uid"], r["uid"], pick_text(r), _labels(r["Problems"]), image_bytes(r["img_frontal"]), image_bytes(r["img_lateral"]))
 
-# %% ../nbs/00_data.ipynb #00-data-038
+# %% ../nbs/00_data.ipynb #00000027
 def read_hub(source:str=HUB_ID, # A hub id, or a .parquet file (or a folder of them) with the hub's columns
              split_spec:str="train", # As `datasets` reads it: "train", "train[:500]"
              cache_dir:str|None=None, # Where `datasets` keeps its files; None for its default
@@ -143,25 +151,25 @@ def read_hub(source:str=HUB_ID, # A hub id, or a .parquet file (or a folder of t
         if isinstance(feature, Image): table = table.cast_column(name, Image(decode=False))
     return table.map(_hub_study, features=STUDY_FEATURES, remove_columns=table.column_names, desc="reading studies")
 
-# %% ../nbs/00_data.ipynb #00-data-047
+# %% ../nbs/00_data.ipynb #00000030
 def _is_lateral(view:str) -> bool:
     return view.strip().upper().startswith(("L", "RL")) or "LATERAL" in view.upper()
 
-# %% ../nbs/00_data.ipynb #00-data-048
+# %% ../nbs/00_data.ipynb #00000031
 def _read_metadata(folder:Path) -> pd.DataFrame:
     "metadata.csv or metadata.jsonl, every cell as text, with study_id, patient_id and view filled in."
     path = folder/"metadata.csv"
     if path.exists(): table = _read_csv(path, ("file_name",))
     else:
         try: table = pd.read_json(folder/"metadata.jsonl", lines=True, dtype=False).fillna("").astype(str)
-        except ValueError as e: raise ValueError(f"{folder/'metadata.jsonl'} could not be read as JSON lines: {e}") from e
+        except (ValueError, TypeError) as e: raise ValueError(f"{folder/'metadata.jsonl'} could not be read as JSON lines: {e}") from e
     if not set(TEXT_PRIORITY) & set(table.columns) or "file_name" not in table.columns:
         raise ValueError(f"the metadata in {folder} needs file_name and one of {', '.join(TEXT_PRIORITY)}; it has: {', '.join(table.columns)}")
     if "patient_id" not in table.columns: warnings.warn(f"{folder} has no patient_id: every study counts as a patient of its own")
     if "study_id" not in table.columns: table["study_id"] = table["file_name"]
     return table.assign(patient_id=table.get("patient_id", table["study_id"]), view=table.get("view", ""))
 
-# %% ../nbs/00_data.ipynb #00-data-049
+# %% ../nbs/00_data.ipynb #00000032
 def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names
                 skipped:dict, # Receives what is left out, and why
                ) -> Dataset:
@@ -174,9 +182,9 @@ def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the 
                  for n, v in zip(images["file_name"], images["view"]))
         rows.append(_study(study_id, first["patient_id"], pick_text(first), _labels(first.get("labels") or first.get("finding")),
                            **_first_views(paths, skipped)))
-    return Dataset.from_list(rows, features=STUDY_FEATURES)
+    return _table(rows, folder)
 
-# %% ../nbs/00_data.ipynb #00-data-054
+# %% ../nbs/00_data.ipynb #00000037
 @dataclass
 class DataConfig:
     "Where the studies come from and what is made of them."
@@ -192,7 +200,7 @@ class DataConfig:
     val_fraction: float = 0.1 # Share of patients for validation
     test_fraction: float = 0.1 # Share of patients for the test
 
-# %% ../nbs/00_data.ipynb #00-data-056
+# %% ../nbs/00_data.ipynb #00000039
 def _read_path(path:Path, cfg:DataConfig, skipped:dict) -> Dataset:
     "Studies of a local file or folder, by what is in it."
     if csvs := sorted(path.rglob("indiana_reports.csv")): return read_kaggle(csvs[0].parent, skipped)
@@ -201,7 +209,7 @@ def _read_path(path:Path, cfg:DataConfig, skipped:dict) -> Dataset:
     raise ValueError(f"{path} holds no data this project can read: neither indiana_reports.csv (Kaggle), nor metadata.csv or "
                      f"metadata.jsonl (a folder of images), nor *.parquet (the hub's columns)")
 
-# %% ../nbs/00_data.ipynb #00-data-057
+# %% ../nbs/00_data.ipynb #0000003a
 def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
     "All studies of the source that `cfg` names."
     if cfg.source == "phantom": return make_phantoms(cfg.phantoms, seed=seed, image_size=cfg.image_size)
@@ -211,26 +219,31 @@ def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", cfg.source): return read_hub(cfg.source, cfg.split_spec, cfg.cache_dir)
     raise FileNotFoundError(f"no data at {path}. Give --data.source as hub, kaggle, phantom, a dataset id (owner/name) or an existing path")
 
-# %% ../nbs/00_data.ipynb #00-data-059
+# %% ../nbs/00_data.ipynb #0000003c
+def _has(studies:Dataset, view:str) -> np.ndarray: # (n,) bool
+    "Which studies have an image of this view; reads a thousand rows at a time."
+    parts = studies.select_columns(view).with_format("arrow").iter(1000)
+    return np.concatenate([pc.is_valid(part[view]).to_numpy(zero_copy_only=False) for part in parts])
+
+# %% ../nbs/00_data.ipynb #0000003d
 def _drop_unusable(studies:Dataset, # As a source gives them
                    skipped:dict, # Receives study ids and reasons
                   ) -> Dataset:
     "The studies that have text and at least one image."
     no_text = np.array([not t.strip() for t in studies["text"]])
-    has = [pc.is_valid(studies.with_format("arrow")[:][v]).to_numpy(zero_copy_only=False) for v in ("frontal", "lateral")]
-    no_image = ~(has[0] | has[1])
+    no_image = ~(_has(studies, "frontal") | _has(studies, "lateral"))
     ids = studies["study_id"][:]
     skipped.update({ids[i]: "no image" if no_image[i] else "no text" for i in np.flatnonzero(no_text | no_image)})
     return studies.select(np.flatnonzero(~no_text & ~no_image))
 
-# %% ../nbs/00_data.ipynb #00-data-060
+# %% ../nbs/00_data.ipynb #0000003e
 def _first_patients(studies:Dataset, n:int|None) -> Dataset:
     "Only the studies of the first `n` patients; all of them where `n` is None."
     if n is None: return studies
     kept = set(list(dict.fromkeys(studies["patient_id"]))[:n])
     return studies.select([i for i, p in enumerate(studies["patient_id"]) if p in kept])
 
-# %% ../nbs/00_data.ipynb #00-data-061
+# %% ../nbs/00_data.ipynb #0000003f
 def read_studies(cfg:DataConfig, # Source, split_spec, cache_dir, max_patients and phantoms are used
                  seed:int=42, # Of the phantoms
                 ) -> tuple[Dataset, dict[str, str]]:
@@ -240,13 +253,13 @@ def read_studies(cfg:DataConfig, # Source, split_spec, cache_dir, max_patients a
     if not len(studies): raise ValueError(f"{cfg.source} holds no usable study. Skipped: {skip_summary(skipped)}")
     return studies, skipped
 
-# %% ../nbs/00_data.ipynb #00-data-062
+# %% ../nbs/00_data.ipynb #00000040
 def skip_summary(skipped:dict, # {study or image: reason}
                 ) -> str:
     "How many were skipped for each reason, in one line."
     return ", ".join(f"{n:,} × {reason}" for reason, n in Counter(skipped.values()).most_common()) or "nothing"
 
-# %% ../nbs/00_data.ipynb #00-data-063
+# %% ../nbs/00_data.ipynb #00000041
 def load_studies(source:str="hub", # As `DataConfig.source`
                  seed:int=42, # Of the phantoms
                  **settings, # Other settings of `DataConfig`
@@ -256,7 +269,7 @@ def load_studies(source:str="hub", # As `DataConfig.source`
     print(f"{len(studies):,} studies of {len(set(studies['patient_id'])):,} patients; skipped: {skip_summary(skipped)}")
     return studies
 
-# %% ../nbs/00_data.ipynb #00-data-072
+# %% ../nbs/00_data.ipynb #0000004a
 SPLITS = ("train", "val", "test")
 
 def split_patients(studies:Dataset, # Needs only the column patient_id
@@ -274,27 +287,28 @@ def split_patients(studies:Dataset, # Needs only the column patient_id
     cuts = np.split(np.array(order, dtype=object), [len(order)-n_val-n_test, len(order)-n_test])
     return {name: sorted(part) for name, part in zip(SPLITS, cuts)}
 
-# %% ../nbs/00_data.ipynb #00-data-076
+# %% ../nbs/00_data.ipynb #0000004e
 def _some(ids) -> str:
     ids = sorted(ids)
     return ", ".join(ids[:3]) + (f" and {len(ids)-3} more" if len(ids) > 3 else "")
 
-# %% ../nbs/00_data.ipynb #00-data-077
+# %% ../nbs/00_data.ipynb #0000004f
 def check_splits(splits:dict, # {"train": ids, "val": ids, "test": ids}
                  studies:Dataset, # Needs only the column patient_id
                  name:str="the split", # What to call it in a message
                 ) -> dict: # The same splits
     "`splits` unchanged if it holds each patient of `studies` exactly once, and no other; else raises ValueError."
-    if not isinstance(splits, dict) or set(splits) != set(SPLITS) or not all(isinstance(v, list) and v for v in splits.values()):
-        raise ValueError(f"{name} must map train, val and test to lists of patient ids, none of them empty")
+    if not isinstance(splits, dict) or set(splits) != set(SPLITS) or not all(isinstance(v, list) and v for v in splits.values()) \
+       or not all(isinstance(p, str) for v in splits.values() for p in v):
+        raise ValueError(f"{name} must map train, val and test to lists of patient ids, none of them empty, each id a string")
     count, patients = Counter(p for ids in splits.values() for p in ids), set(studies["patient_id"])
-    if twice := [str(p) for p, n in count.items() if n > 1]: raise ValueError(f"{name} holds {len(twice)} patients twice: {_some(twice)}")
-    if other := set(map(str, count)) ^ patients:
+    if twice := [p for p, n in count.items() if n > 1]: raise ValueError(f"{name} holds {len(twice)} patients twice: {_some(twice)}")
+    if other := count.keys() ^ patients:
         raise ValueError(f"{name} was made for other data: of {len(patients)} patients here and {len(count)} there, {len(other)} are on one "
                          f"side only ({_some(other)}). Give another --data.split_file, or remove this one to split anew")
     return splits
 
-# %% ../nbs/00_data.ipynb #00-data-078
+# %% ../nbs/00_data.ipynb #00000050
 def write_atomic(path:str|Path, text:str) -> Path:
     "Writes `text` to `path` so that the file is either the old one or the new one, whole; makes the folder."
     path = Path(path)
@@ -304,7 +318,7 @@ def write_atomic(path:str|Path, text:str) -> Path:
     os.replace(part, path)
     return path
 
-# %% ../nbs/00_data.ipynb #00-data-079
+# %% ../nbs/00_data.ipynb #00000051
 def load_splits(studies:Dataset, # The data it must fit
                 path:str|Path, # The split file
                ) -> dict[str, list[str]]:
@@ -313,7 +327,7 @@ def load_splits(studies:Dataset, # The data it must fit
     except ValueError as e: raise ValueError(f"the split file {path} is not JSON: {e}") from e
     return check_splits(splits, studies, f"the split file {path}")
 
-# %% ../nbs/00_data.ipynb #00-data-080
+# %% ../nbs/00_data.ipynb #00000052
 def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[str]]:
     "The splits in `cfg.split_file` if it is there; else new ones, kept in that file if one is named."
     if cfg.split_file and Path(cfg.split_file).exists(): return load_splits(studies, cfg.split_file)
@@ -321,13 +335,13 @@ def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[s
     if cfg.split_file: write_atomic(cfg.split_file, json.dumps(splits, indent=1))
     return splits
 
-# %% ../nbs/00_data.ipynb #00-data-085
+# %% ../nbs/00_data.ipynb #00000057
 def _to_8bit(im:PILImage.Image) -> PILImage.Image:
     "A grey 8-bit image; 16-bit values are divided by 257."
     if im.mode.startswith("I"): im = PILImage.fromarray((np.asarray(im).clip(0, 65535) // 257).astype(np.uint8))
     return im.convert("L")
 
-# %% ../nbs/00_data.ipynb #00-data-086
+# %% ../nbs/00_data.ipynb #00000058
 def read_grey(image, # {"bytes": …} or {"path": …}, or anything PIL opens
               image_size:int, # Side of the square, in pixels
              ) -> np.ndarray: # (image_size, image_size) uint8
@@ -337,7 +351,7 @@ def read_grey(image, # {"bytes": …} or {"path": …}, or anything PIL opens
         im.draft("L", (image_size, image_size))
         return np.asarray(ImageOps.fit(_to_8bit(im), (image_size, image_size), PILImage.Resampling.BILINEAR))
 
-# %% ../nbs/00_data.ipynb #00-data-094
+# %% ../nbs/00_data.ipynb #00000060
 _VIEW_ORDER = dict(frontal=("frontal",), lateral=("lateral",), any=("frontal", "lateral"))
 
 def _decode_study(row:dict, views:str, image_size:int) -> tuple[str, np.ndarray|str]:
@@ -349,7 +363,7 @@ def _decode_study(row:dict, views:str, image_size:int) -> tuple[str, np.ndarray|
         except Exception as e: reason = f"unreadable {view} image ({type(e).__name__})" # whatever a broken file makes PIL raise
     return "", reason
 
-# %% ../nbs/00_data.ipynb #00-data-095
+# %% ../nbs/00_data.ipynb #00000061
 def decode_studies(studies:Dataset, # n rows of `STUDY_FEATURES`
                    cfg:DataConfig, # Views, image_size and num_workers are used
                    skipped:dict, # Receives study ids and reasons
@@ -364,7 +378,7 @@ def decode_studies(studies:Dataset, # n rows of `STUDY_FEATURES`
     if not readable: raise ValueError(f"no image of {len(studies):,} studies could be read. Skipped: {skip_summary(skipped)}")
     return studies.select(readable), np.stack([found[i][1] for i in readable]), [found[i][0] for i in readable]
 
-# %% ../nbs/00_data.ipynb #00-data-099
+# %% ../nbs/00_data.ipynb #00000065
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def normalise(pixels:np.ndarray|torch.Tensor, # (n, h, w) uint8
@@ -374,7 +388,7 @@ def normalise(pixels:np.ndarray|torch.Tensor, # (n, h, w) uint8
     mean, std = (torch.tensor(c, device=x.device)[:, None, None] for c in (IMAGENET_MEAN, IMAGENET_STD))
     return (x - mean) / std
 
-# %% ../nbs/00_data.ipynb #00-data-103
+# %% ../nbs/00_data.ipynb #00000069
 @dataclass
 class StudyData:
     "Studies, pixels and splits, row by row the same."
@@ -385,7 +399,8 @@ class StudyData:
     skipped: dict[str, str] # What was left out, and why
 
     def rows(self, split:str) -> np.ndarray:
-        "The row numbers of a split's studies."
+        "The row numbers of a split's studies. Raises ValueError for a split that is none."
+        if split not in self.splits: raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)}")
         ids = set(self.splits[split])
         return np.flatnonzero([p in ids for p in self.studies["patient_id"]])
 
@@ -393,7 +408,7 @@ class StudyData:
         "The reports of some rows."
         return self.studies.select(rows)["text"][:]
 
-# %% ../nbs/00_data.ipynb #00-data-104
+# %% ../nbs/00_data.ipynb #0000006a
 def prepare_data(cfg:DataConfig, # All of it
                  seed:int=42, # Of the split and of the phantoms
                  splits:dict|None=None, # A run's own split; None to take or make the split file
@@ -407,14 +422,14 @@ def prepare_data(cfg:DataConfig, # All of it
         raise ValueError(f"no readable study is left in {', '.join(empty)}. Skipped: {skip_summary(skipped)}")
     return data
 
-# %% ../nbs/00_data.ipynb #00-data-108
+# %% ../nbs/00_data.ipynb #0000006e
 def fingerprint(data:StudyData) -> str:
     "16 hexadecimal digits of a SHA-256 over ids, texts and pixels."
     sha = hashlib.sha256(json.dumps([data.studies["study_id"][:], data.studies["patient_id"][:], data.studies["text"][:]]).encode())
     sha.update(np.ascontiguousarray(data.pixels))
     return sha.hexdigest()[:16]
 
-# %% ../nbs/00_data.ipynb #00-data-112
+# %% ../nbs/00_data.ipynb #00000072
 def text_ids(texts:list[str], # n reports
             ) -> torch.Tensor: # (n,) int64
     "A number for each text, the same for texts that agree in letters and digits."
@@ -422,7 +437,7 @@ def text_ids(texts:list[str], # n reports
     numbers = {t: i for i, t in enumerate(dict.fromkeys(plain))}
     return torch.tensor([numbers[t] for t in plain])
 
-# %% ../nbs/00_data.ipynb #00-data-115
+# %% ../nbs/00_data.ipynb #00000075
 class Batch(NamedTuple):
     "What one training step needs."
     images: torch.Tensor # (b, 3, h, w) float32, normalised
@@ -430,7 +445,7 @@ class Batch(NamedTuple):
     text_ids: torch.Tensor # (b,) int64, equal for equal texts
     rows: torch.Tensor # (b,) int64, row numbers in the data
 
-# %% ../nbs/00_data.ipynb #00-data-116
+# %% ../nbs/00_data.ipynb #00000076
 def batches(data:StudyData, # Studies and pixels
             rows:np.ndarray, # Row numbers to go through, each once
             tokenize, # Texts to a dict of tensors, padded to the longest: `CLIPMini.tokenize`
@@ -443,7 +458,7 @@ def batches(data:StudyData, # Studies and pixels
         texts = data.texts(part)
         yield Batch(normalise(data.pixels[part]), tokenize(texts), text_ids(texts), torch.from_numpy(part))
 
-# %% ../nbs/00_data.ipynb #00-data-123
+# %% ../nbs/00_data.ipynb #0000007d
 def clear_errors(command, # A function without arguments
                  name:str, # What the user called
                 ):
@@ -455,7 +470,7 @@ def clear_errors(command, # A function without arguments
         sys.exit(130)
     sys.exit(1)
 
-# %% ../nbs/00_data.ipynb #00-data-126
+# %% ../nbs/00_data.ipynb #00000080
 def run_command(func, # Becomes the command of its name
                 argv:list[str]|None=None, # The words after the command; None for those of this process
                ):

@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 from torch import nn
 
 from .data import StudyData, normalise, run_command
-from .metrics import Run, embed, load_run
+from .metrics import Run, embed, expected_rank, load_run, tie_counts
 from .models import CLIPMini
 
 # %% ../nbs/05_gradcam.ipynb #00000008
@@ -160,10 +160,9 @@ def _frame(ax:Axes, is_match:bool) -> None:
     for spine in ax.spines.values(): spine.set(visible=True, color="limegreen" if is_match else "lightgrey", linewidth=4 if is_match else 1)
 
 # %% ../nbs/05_gradcam.ipynb #0000002a
-def _rank_of(i:int, query:np.ndarray, gallery:np.ndarray) -> int:
-    "The rank of gallery item i for a query; ties count against it."
-    scores = gallery @ query
-    return int((scores >= scores[i]).sum())
+def _rank_of(i:int, query:np.ndarray, gallery:np.ndarray) -> str:
+    "The rank of gallery item i for a query, as ranks.csv has it."
+    return f"{expected_rank(*tie_counts((gallery @ query)[None], np.eye(len(gallery))[[i]]))[0]:g}"
 
 # %% ../nbs/05_gradcam.ipynb #0000002c
 def _reports_row(axes, gallery:Gallery, i:int) -> None:
@@ -292,7 +291,7 @@ def visualise_run(run:Run, # A trained model and its data
     figures = dict(retrieval_grid=retrieval_grid(gallery, i),
                    gradcam_example=gradcam_figure(run.model, gallery.pixels(i), [text, *_sentences(text)[:2]], _boxes(gallery, i), gallery.view(i)))
     (run.folder/"viz").mkdir(exist_ok=True)
-    for name, fig in figures.items(): fig.savefig(run.folder/"viz"/f"{name}.png", bbox_inches="tight")
+    for name, fig in figures.items(): (run.folder/"viz"/f"{name}.png").write_bytes(_png(fig))
     return [run.folder/"viz"/f"{name}.png" for name in figures]
 
 # %% ../nbs/05_gradcam.ipynb #00000044

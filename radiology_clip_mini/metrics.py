@@ -7,7 +7,7 @@ __all__ = ['tie_counts', 'expected_rank', 'hit_probability', 'ndcg', 'query_scor
            'weighted_median', 'bootstrap_ci', 'evaluate_direction', 'embed', 'Run', 'find_ckpt', 'load_run', 'evaluate',
            'format_metrics', 'markdown_metrics', 'evaluate_run', 'rclip_eval', 'main']
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-002
+# %% ../nbs/04_metrics.ipynb #00000002
 import json, warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from .data import DataConfig, StudyData, batches, fingerprint, prepare_data, run_command, write_atomic
 from .models import CLIPMini
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-007
+# %% ../nbs/04_metrics.ipynb #00000007
 def _check(similarity, relevance=None) -> tuple[np.ndarray, np.ndarray]:
     "Both as (queries, gallery) arrays; without relevance, the diagonal. Raises ValueError for what cannot be ranked."
     similarity = np.asarray(similarity)
@@ -33,7 +33,7 @@ def _check(similarity, relevance=None) -> tuple[np.ndarray, np.ndarray]:
     if (lost := (relevance > 0).sum(1) == 0).any(): raise ValueError(f"{lost.sum()} of {len(lost)} queries have no relevant item in the gallery, the first is query {lost.argmax()}")
     return similarity, relevance
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-008
+# %% ../nbs/04_metrics.ipynb #00000008
 def tie_counts(similarity:np.ndarray, # (queries, gallery)
                relevance:np.ndarray, # (queries, gallery); above 0 is relevant
               ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # Three times (queries,) int
@@ -42,19 +42,19 @@ def tie_counts(similarity:np.ndarray, # (queries, gallery)
     same = similarity == best
     return (similarity > best).sum(1), same.sum(1), (same & (relevance > 0)).sum(1)
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-009
+# %% ../nbs/04_metrics.ipynb #00000009
 def expected_rank(above, tied, relevant) -> np.ndarray:
     "The mean rank of the first relevant item when tied items come in random order; 1 is best."
     return above + (tied + 1) / (relevant + 1)
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-010
+# %% ../nbs/04_metrics.ipynb #0000000a
 def hit_probability(above, tied, relevant, k:int) -> np.ndarray:
     "The probability that a relevant item is among the first `k` when tied items come in random order."
     drawn, miss = np.clip(k - above, 0, tied), np.ones(len(above))
     for j in range(drawn.max(initial=0)): miss *= np.where(j < drawn, np.maximum(tied - relevant - j, 0) / np.maximum(tied - j, 1), 1)
     return 1 - miss
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-018
+# %% ../nbs/04_metrics.ipynb #00000012
 def _dcg(scores:np.ndarray, # (n,)
          gains:np.ndarray, # (n,)
          discount:np.ndarray, # (n,), by place
@@ -65,7 +65,7 @@ def _dcg(scores:np.ndarray, # (n,)
     size = np.diff(np.r_[starts, len(scores)])
     return float(np.add.reduceat(gains[order], starts) / size @ np.add.reduceat(discount, starts))
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-019
+# %% ../nbs/04_metrics.ipynb #00000013
 def ndcg(similarity:np.ndarray, # (queries, gallery)
          relevance:np.ndarray, # (queries, gallery), 0 or a positive gain
          k:int=10, # Places that count
@@ -76,7 +76,7 @@ def ndcg(similarity:np.ndarray, # (queries, gallery)
     ideal = -np.sort(-relevance, axis=1) @ discount
     return np.array([_dcg(s, r, discount) for s, r in zip(similarity, relevance)]) / ideal
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-027
+# %% ../nbs/04_metrics.ipynb #0000001b
 def query_scores(similarity, # (queries, gallery)
                  relevance=None, # The same shape, above 0 is relevant; None if only the diagonal is
                  ks:tuple=(1, 5, 10), # Depths of recall
@@ -87,7 +87,7 @@ def query_scores(similarity, # (queries, gallery)
     recall = {f"R@{k}": hit_probability(*counts, k) for k in ks}
     return pd.DataFrame(recall | {"MedR": expected_rank(*counts), "nDCG@10": ndcg(similarity, relevance)})
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-028
+# %% ../nbs/04_metrics.ipynb #0000001c
 def retrieval_metrics(similarity, # (queries, gallery)
                       relevance=None, # The same shape, above 0 is relevant; None if only the diagonal is
                       ks:tuple=(1, 5, 10), # Depths of recall
@@ -95,26 +95,26 @@ def retrieval_metrics(similarity, # (queries, gallery)
     "R@k, median rank and nDCG@10 of one direction; rows are queries. Raises ValueError as `query_scores` does."
     return _summary(query_scores(similarity, relevance, ks))
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-029
+# %% ../nbs/04_metrics.ipynb #0000001d
 def _summary(scores:pd.DataFrame) -> dict[str, float]:
     "Means over queries; for MedR, the median."
     return {name: float(column.median() if name == "MedR" else column.mean()) for name, column in scores.items()}
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-040
+# %% ../nbs/04_metrics.ipynb #00000028
 def chance_level(relevance:np.ndarray, # (queries, gallery)
                  ks:tuple=(1, 5, 10), # Depths of recall
                 ) -> dict[str, float]:
     "What a model without any knowledge is expected to score: the metrics of a constant similarity."
     return retrieval_metrics(np.zeros(np.shape(relevance)), relevance, ks)
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-047
+# %% ../nbs/04_metrics.ipynb #0000002f
 def _draw_weights(patients, # (queries,) ids
                   n_boot:int, seed:int) -> np.ndarray: # (n_boot, queries): how often each query counts
     _, group = np.unique(np.asarray(patients), return_inverse=True)
     n = group.max() + 1
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=n_boot)[:, group]
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-048
+# %% ../nbs/04_metrics.ipynb #00000030
 def weighted_median(values:np.ndarray, # (n,)
                     weights:np.ndarray, # (m, n), whole numbers, no row all zero
                    ) -> np.ndarray: # (m,)
@@ -125,7 +125,7 @@ def weighted_median(values:np.ndarray, # (n,)
     low, high = (running >= half).argmax(1), (running > half).argmax(1)
     return (values[order][low] + values[order][high]) / 2
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-049
+# %% ../nbs/04_metrics.ipynb #00000031
 def bootstrap_ci(scores:pd.DataFrame, # As `query_scores` gives them
                  patients, # (queries,) patient ids
                  n_boot:int=2000, # Resamples
@@ -137,7 +137,7 @@ def bootstrap_ci(scores:pd.DataFrame, # As `query_scores` gives them
     def resampled(name): return weighted_median(scores[name].to_numpy(), weights) if name == "MedR" else weights @ scores[name].to_numpy() / weights.sum(1)
     return {name: np.quantile(resampled(name), [.025, .975]).tolist() for name in scores}
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-055
+# %% ../nbs/04_metrics.ipynb #00000037
 def evaluate_direction(scores:pd.DataFrame, # As `query_scores` gives them
                        relevance:np.ndarray, # (queries, gallery)
                        patients, # (queries,) patient ids
@@ -145,7 +145,7 @@ def evaluate_direction(scores:pd.DataFrame, # As `query_scores` gives them
     "Metrics with `ci95` and `chance` beside them."
     return _summary(scores) | dict(ci95=bootstrap_ci(scores, patients), chance=chance_level(relevance))
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-059
+# %% ../nbs/04_metrics.ipynb #0000003b
 @torch.no_grad()
 def embed(model:CLIPMini, # On any device; its mode is given back as it was
           data:StudyData, # Studies and pixels
@@ -160,7 +160,7 @@ def embed(model:CLIPMini, # On any device; its mode is given back as it was
     model.train(training)
     return tuple(torch.cat(side).numpy() for side in zip(*pairs))
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-065
+# %% ../nbs/04_metrics.ipynb #00000041
 @dataclass
 class Run:
     "A trained model with the data it was trained on."
@@ -169,7 +169,7 @@ class Run:
     data: StudyData # With the run's own split
     info: dict # run.json
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-066
+# %% ../nbs/04_metrics.ipynb #00000042
 def find_ckpt(ckpt:str|Path|None=None, # A model folder (best or last) or a run folder; None for the latest
               results_dir:str|Path="results", # Holds latest.txt
              ) -> Path:
@@ -183,14 +183,20 @@ def find_ckpt(ckpt:str|Path|None=None, # A model folder (best or last) or a run 
     if not folder.is_dir(): raise FileNotFoundError(f"there is no model folder {folder}; --ckpt takes a run's best or last folder")
     return folder
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-067
+# %% ../nbs/04_metrics.ipynb #00000043
 def _read_info(folder:Path) -> tuple[dict, dict]:
     "run.json and splits.json of a run folder."
     try: return tuple(json.loads((folder/name).read_text(encoding="utf-8")) for name in ("run.json", "splits.json"))
     except FileNotFoundError as e: raise FileNotFoundError(f"{e.filename} is missing: evaluation needs the run's folder around its model") from e
     except ValueError as e: raise ValueError(f"run.json or splits.json in {folder} is not JSON: {e}") from e
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-068
+# %% ../nbs/04_metrics.ipynb #00000044
+def _data_settings(info:dict, folder:Path) -> tuple[DataConfig, int, str]:
+    "The data's settings, the seed and the fingerprint in a run.json."
+    try: return DataConfig(**info["config"]["data"]), info["config"]["seed"], info["data"]["fingerprint"]
+    except (KeyError, TypeError) as e: raise ValueError(f"{folder/'run.json'} was not written by this project's training: {type(e).__name__} {e}") from e
+
+# %% ../nbs/04_metrics.ipynb #00000045
 def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for the latest
              results_dir:str|Path="results", # Holds latest.txt
              source:str|None=None, # Where the data lies now, if elsewhere than in training
@@ -199,12 +205,13 @@ def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for
     best = find_ckpt(ckpt, results_dir)
     model = CLIPMini.from_pretrained(best).to("cuda" if torch.cuda.is_available() else "cpu")
     info, splits = _read_info(best.parent)
-    config = DataConfig(**info["config"]["data"] | ({"source": source} if source else {}))
-    data = prepare_data(config, info["config"]["seed"], splits)
-    if fingerprint(data) != info["data"]["fingerprint"]: warnings.warn(f"the data of {config.source} has changed since {best.parent} was trained")
+    config, seed, expected = _data_settings(info, best.parent)
+    if source: config.source = source
+    data = prepare_data(config, seed, splits)
+    if fingerprint(data) != expected: warnings.warn(f"the data of {config.source} has changed since {best.parent} was trained")
     return Run(best.parent, model, data, info)
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-073
+# %% ../nbs/04_metrics.ipynb #0000004a
 def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
              data:StudyData, # With splits
              split:str="test", # train, val or test
@@ -220,23 +227,23 @@ def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
         tables.append(_rank_table(direction, similarity, scores, studies))
     return result, pd.concat(tables)
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-074
+# %% ../nbs/04_metrics.ipynb #0000004b
 def _rank_table(direction:str, similarity:np.ndarray, scores:pd.DataFrame, studies) -> pd.DataFrame:
     "A row per query: its rank, its match's similarity, and what came first."
     ids, first = np.array(studies["study_id"]), similarity.argmax(1)
     return pd.DataFrame(dict(direction=direction, query=ids, patient_id=studies["patient_id"], rank=scores["MedR"], similarity=similarity.diagonal(),
                              first=ids[first], first_similarity=similarity.max(1)))
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-078
+# %% ../nbs/04_metrics.ipynb #0000004f
 def _number(x:float) -> str: return f"{x:.1f}" if x < 99.95 else f"{x:.0f}"
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-079
+# %% ../nbs/04_metrics.ipynb #00000050
 def _cell(name:str, values:dict) -> str:
     "A metric with its interval."
     value, low, high = (_number(x if name == "MedR" else 100*x) for x in (values[name], *values["ci95"][name]))
     return f"{value} ({low}–{high})"
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-080
+# %% ../nbs/04_metrics.ipynb #00000051
 def format_metrics(result:dict, # As `evaluate` gives it
                   ) -> str:
     "The metrics as a text table, at most 100 columns wide; recalls and nDCG in percent, 95 % intervals in brackets."
@@ -249,7 +256,7 @@ def format_metrics(result:dict, # As `evaluate` gives it
         lines.append(f"{'  chance':<13}" + "".join(f"{_number(chance[n] if n == 'MedR' else 100*chance[n]):>17}" for n in names))
     return "\n".join(lines)
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-084
+# %% ../nbs/04_metrics.ipynb #00000055
 def markdown_metrics(result:dict, # As `evaluate` gives it
                     ) -> str:
     "The metrics as a Markdown table; recalls and nDCG in percent, 95 % intervals in brackets."
@@ -260,7 +267,7 @@ def markdown_metrics(result:dict, # As `evaluate` gives it
     chance = result["image_to_text"]["chance"]
     return "\n".join([*lines, "|chance|" + "|".join(_number(chance[n] if n == "MedR" else 100*chance[n]) for n in names) + "|"])
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-090
+# %% ../nbs/04_metrics.ipynb #0000005b
 def evaluate_run(run:Run, # A trained model and its data
                  split:str="test", # train, val or test
                 ) -> dict:
@@ -270,7 +277,7 @@ def evaluate_run(run:Run, # A trained model and its data
     write_atomic(run.folder/"metrics.json", json.dumps(result, indent=1))
     return result
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-091
+# %% ../nbs/04_metrics.ipynb #0000005c
 def rclip_eval(ckpt:str=None, # A run's best or last folder; the latest run's best model if not given
                results_dir:str="results", # Where runs are kept
                source:str=None, # Where the data lies now, if elsewhere than in training
@@ -281,6 +288,6 @@ def rclip_eval(ckpt:str=None, # A run's best or last folder; the latest run's be
     print(format_metrics(evaluate_run(run, split)))
     print(f"written: {run.folder/'metrics.json'}, {run.folder/'ranks.csv'}")
 
-# %% ../nbs/04_metrics.ipynb #04-metrics-092
+# %% ../nbs/04_metrics.ipynb #0000005d
 def main(): run_command(rclip_eval)
 if __name__ == "__main__" and globals().get("__spec__"): main()

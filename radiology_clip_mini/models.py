@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCRATCH', 'ModelConfig', 'image_encoder', 'masked_mean', 'learn_tokenizer', 'text_encoder', 'CLIPMini']
 
-# %% ../nbs/01_models.ipynb #01-models-002
+# %% ../nbs/01_models.ipynb #00000002
 import difflib, json, math, os, tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
-# %% ../nbs/01_models.ipynb #01-models-008
+# %% ../nbs/01_models.ipynb #00000008
 @dataclass
 class ModelConfig:
     "Which encoders, and what comes out of them."
@@ -31,7 +31,7 @@ class ModelConfig:
     temperature_init: float = 0.07 # The temperature at the start
     max_length: int = 128 # Tokens after which a text is cut; IU X-Ray's reports rarely reach 100
 
-# %% ../nbs/01_models.ipynb #01-models-011
+# %% ../nbs/01_models.ipynb #0000000b
 def _cut_head(net:nn.Module) -> tuple[str, int]:
     "Replaces the last linear layer with nothing; its name, and how many features came into it."
     linear = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Linear)]
@@ -40,14 +40,21 @@ def _cut_head(net:nn.Module) -> tuple[str, int]:
     net.set_submodule(name, nn.Identity())
     return name, head.in_features
 
-# %% ../nbs/01_models.ipynb #01-models-014
+# %% ../nbs/01_models.ipynb #0000000f
+def _drop_auxiliary(net:nn.Module) -> None:
+    "Removes the auxiliary classifiers, which only act in training."
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(net, name): setattr(net, name, None)
+    if hasattr(net, "aux_logits"): net.aux_logits = False
+
+# %% ../nbs/01_models.ipynb #00000011
 def _read_tensors(path:str|Path) -> dict[str, torch.Tensor]:
     "The tensors in a .safetensors or .pth file. Never runs code from the file."
     if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}; expected a .safetensors or .pth file")
     try: return load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e: raise ValueError(f"{path} holds no readable weights: {type(e).__name__}") from e # torch raises many kinds
 
-# %% ../nbs/01_models.ipynb #01-models-015
+# %% ../nbs/01_models.ipynb #00000012
 def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
     "Fills `net` from a file; all of it, or ValueError."
     tensors = {k: v for k, v in _read_tensors(path).items() if not k.startswith(f"{head}.")}
@@ -57,7 +64,7 @@ def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
                                f"missing, left over or of another shape, such as {sorted(wrong)[0]}")
     net.load_state_dict(tensors)
 
-# %% ../nbs/01_models.ipynb #01-models-016
+# %% ../nbs/01_models.ipynb #00000013
 def image_encoder(name:str, # A torchvision classifier
                   weights:str="none", # "imagenet", "none" or a file
                  ) -> tuple[nn.Module, int]:
@@ -69,11 +76,12 @@ def image_encoder(name:str, # A torchvision classifier
     try: net = torchvision.models.get_model(name, weights="DEFAULT" if weights == "imagenet" else None)
     except OSError as e: raise OSError(f"ImageNet weights of {name} could not be downloaded ({e}). Give a local file: "
                                        f"--model.image_weights PATH, or none for random ones") from e
+    _drop_auxiliary(net)
     head, width = _cut_head(net)
     if weights not in ("imagenet", "none"): _load_tensors(net, weights, head)
     return net, width
 
-# %% ../nbs/01_models.ipynb #01-models-024
+# %% ../nbs/01_models.ipynb #0000001b
 def masked_mean(hidden:torch.Tensor, # (n, length, width)
                 attention_mask:torch.Tensor, # (n, length), 1 for real tokens and 0 for padding
                ) -> torch.Tensor: # (n, width)
@@ -81,7 +89,7 @@ def masked_mean(hidden:torch.Tensor, # (n, length, width)
     mask = attention_mask[..., None].to(hidden.dtype)
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
-# %% ../nbs/01_models.ipynb #01-models-027
+# %% ../nbs/01_models.ipynb #0000001e
 SCRATCH = dict(dim=256, n_layers=2, n_heads=4, hidden_dim=512, max_position_embeddings=512)
 _SPECIAL = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
 
@@ -93,7 +101,7 @@ def _learn_pieces(texts:list[str], n:int) -> list[str]:
     pieces = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
     return [*_SPECIAL.values(), *pieces, *(f"##{p}" for p in pieces)]
 
-# %% ../nbs/01_models.ipynb #01-models-028
+# %% ../nbs/01_models.ipynb #0000001f
 def learn_tokenizer(texts:list[str], # The training texts, and no others
                     n_pieces:int=2000, # Pieces of words, at most; each may start a word or continue one
                    ) -> PreTrainedTokenizerFast:
@@ -105,13 +113,13 @@ def learn_tokenizer(texts:list[str], # The training texts, and no others
     tok.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(tokenizer_object=tok, **_SPECIAL)
 
-# %% ../nbs/01_models.ipynb #01-models-032
+# %% ../nbs/01_models.ipynb #00000023
 def _scratch_encoder(texts:list[str]|None) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     if not texts: raise ValueError("text_encoder 'scratch' learns its vocabulary from the training texts: CLIPMini(config, texts)")
     tokenizer = learn_tokenizer(texts)
     return DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SCRATCH)), tokenizer
 
-# %% ../nbs/01_models.ipynb #01-models-033
+# %% ../nbs/01_models.ipynb #00000024
 def text_encoder(name:str, # A hub name, a local folder, or "scratch"
                  texts:list[str]|None=None, # Training texts, for "scratch"
                 ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
@@ -122,7 +130,7 @@ def text_encoder(name:str, # A hub name, a local folder, or "scratch"
         raise OSError(f"the text encoder {name!r} is neither a folder with a Hugging Face model nor to be had from the hub "
                       f"({str(e).splitlines()[0]}). Give --model.text_encoder a local folder, or scratch") from e
 
-# %% ../nbs/01_models.ipynb #01-models-039
+# %% ../nbs/01_models.ipynb #0000002a
 class CLIPMini(nn.Module):
     "A radiograph encoder and a report encoder with a shared space of `embed_dim` dimensions."
     def __init__(self,
@@ -134,6 +142,8 @@ class CLIPMini(nn.Module):
         self.config = config
         self.image_encoder, width = image_encoder(config.image_encoder, "none" if folder else config.image_weights)
         self.text_encoder, self.tokenizer = _saved_text_encoder(Path(folder)) if folder else text_encoder(config.text_encoder, texts)
+        longest = getattr(self.text_encoder.config, "max_position_embeddings", config.max_length)
+        if config.max_length > longest: raise ValueError(f"model.max_length is {config.max_length}; this text encoder takes at most {longest} tokens")
         self.image_projection = nn.Linear(width, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(self.text_encoder.config.hidden_size, config.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature_init)))
@@ -141,20 +151,20 @@ class CLIPMini(nn.Module):
     @property
     def device(self) -> torch.device: return self.logit_scale.device
 
-# %% ../nbs/01_models.ipynb #01-models-041
+# %% ../nbs/01_models.ipynb #0000002c
 @patch
 def encode_image(self:CLIPMini, images:torch.Tensor) -> torch.Tensor:
     "Normalised images (n, 3, h, w) as (n, embed_dim) unit rows."
     return F.normalize(self.image_projection(self.image_encoder(images.to(self.device))), dim=-1)
 
-# %% ../nbs/01_models.ipynb #01-models-043
+# %% ../nbs/01_models.ipynb #0000002e
 @patch
 def tokenize(self:CLIPMini, texts:list[str]) -> dict[str, torch.Tensor]:
     "input_ids and attention_mask, (n, longest text), cut at `max_length` tokens."
     tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.config.max_length, return_tensors="pt")
     return dict(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
 
-# %% ../nbs/01_models.ipynb #01-models-044
+# %% ../nbs/01_models.ipynb #0000002f
 @patch
 def encode_text(self:CLIPMini, texts:list[str]|dict) -> torch.Tensor:
     "Texts, or their tokens, as (n, embed_dim) unit rows."
@@ -162,13 +172,13 @@ def encode_text(self:CLIPMini, texts:list[str]|dict) -> torch.Tensor:
     hidden = self.text_encoder(**tokens).last_hidden_state
     return F.normalize(self.text_projection(masked_mean(hidden, tokens["attention_mask"])), dim=-1)
 
-# %% ../nbs/01_models.ipynb #01-models-050
+# %% ../nbs/01_models.ipynb #00000035
 @patch
 def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict) -> tuple[torch.Tensor, torch.Tensor]:
     "Image and text embeddings, each (n, embed_dim) unit rows."
     return self.encode_image(images), self.encode_text(texts)
 
-# %% ../nbs/01_models.ipynb #01-models-056
+# %% ../nbs/01_models.ipynb #0000003b
 @patch
 def save_pretrained(self:CLIPMini, folder:str|Path) -> Path:
     "Writes model.safetensors, config.json and the tokenizer into `folder`, which is made if needed; returns it."
@@ -182,20 +192,23 @@ def save_pretrained(self:CLIPMini, folder:str|Path) -> Path:
         for file in Path(part).iterdir(): os.replace(file, folder/file.name)
     return folder
 
-# %% ../nbs/01_models.ipynb #01-models-057
-def _read_config(folder:Path) -> dict:
-    "config.json of a saved model, checked."
+# %% ../nbs/01_models.ipynb #0000003c
+def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
+    "The two parts of a saved model's config.json: our settings and those of the text encoder."
     try: config = json.loads((folder/"config.json").read_text(encoding="utf-8"))
     except ValueError as e: raise ValueError(f"{folder/'config.json'} is not JSON: {e}") from e
-    if not {"model", "text"} <= set(config): raise ValueError(f"{folder/'config.json'} is of another kind of model: it needs the keys model and text")
-    return config
+    try: return ModelConfig(**config["model"]), dict(config["text"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"{folder/'config.json'} is of another kind of model: it needs the keys model and text, with this project's settings ({e})") from e
 
-# %% ../nbs/01_models.ipynb #01-models-058
+# %% ../nbs/01_models.ipynb #0000003d
 def _saved_text_encoder(folder:Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     "The text encoder of a saved model, still without its weights, and the tokenizer."
-    return AutoModel.from_config(AutoConfig.for_model(**_read_config(folder)["text"])), AutoTokenizer.from_pretrained(folder)
+    _, text = _read_config(folder)
+    try: return AutoModel.from_config(AutoConfig.for_model(**text)), AutoTokenizer.from_pretrained(folder)
+    except Exception as e: raise ValueError(f"the text encoder or tokenizer in {folder} is damaged ({type(e).__name__}: {e})") from e # the library raises many kinds
 
-# %% ../nbs/01_models.ipynb #01-models-059
+# %% ../nbs/01_models.ipynb #0000003e
 @patch(cls_method=True)
 def from_pretrained(cls:CLIPMini,
                     name:str|Path, # A folder that `save_pretrained` wrote, or a hub id
@@ -205,12 +218,12 @@ def from_pretrained(cls:CLIPMini,
     if not folder.exists() and len(folder.parts) == 2 and not folder.is_absolute(): folder = _fetch(str(name))
     if missing := [f for f in ("config.json", "model.safetensors", "tokenizer.json") if not (folder/f).is_file()]:
         raise FileNotFoundError(f"{folder} is no model saved by radiology_clip_mini: {', '.join(missing)} is missing")
-    model = cls(ModelConfig(**_read_config(folder)["model"]), folder=folder)
+    model = cls(_read_config(folder)[0], folder=folder)
     try: model.load_state_dict(load_file(folder/"model.safetensors"))
     except (RuntimeError, SafetensorError) as e: raise ValueError(f"{folder/'model.safetensors'} does not fit its config.json: {str(e).splitlines()[0]}") from e
     return model.eval()
 
-# %% ../nbs/01_models.ipynb #01-models-060
+# %% ../nbs/01_models.ipynb #0000003f
 def _fetch(name:str) -> Path:
     "The files of a model on the hub, and no others, in a local folder."
     try: return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors", "tokenizer*"]))

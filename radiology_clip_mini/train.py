@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'TrainConfig', 'PathsConfig', 'Config', 'to_yaml', 'config_path', 'make_parser', 'parse_config',
            'load_config', 'check_config', 'param_groups', 'make_accelerator', 'train_step', 'validate',
-           'check_writable', 'new_run_folder', 'describe_run', 'write_row', 'keep_if_best', 'fit', 'train',
-           'rclip_train', 'main']
+           'check_writable', 'new_run_folder', 'describe_run', 'write_row', 'keep_if_best', 'fit', 'check_image_size',
+           'train', 'rclip_train', 'main']
 
-# %% ../nbs/03_train.ipynb #03-train-002
+# %% ../nbs/03_train.ipynb #00000002
 import json, math, platform, subprocess, sys, tempfile, time
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -20,15 +20,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from fastcore.docments import docments
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from tqdm.auto import tqdm
 
-from .data import SPLITS, DataConfig, StudyData, batches, clear_errors, fingerprint, prepare_data, write_atomic
+from .data import SPLITS, DataConfig, StudyData, batches, clear_errors, fingerprint, prepare_data, skip_summary, write_atomic
 from .loss import clamp_logit_scale_, clip_loss
 from .metrics import embed, retrieval_metrics
 from .models import CLIPMini, ModelConfig
 
-# %% ../nbs/03_train.ipynb #03-train-007
+# %% ../nbs/03_train.ipynb #00000007
 @dataclass
 class TrainConfig:
     "How to train."
@@ -39,13 +39,13 @@ class TrainConfig:
     grad_clip: float = 1.0 # Longest gradient, as a norm over all parameters
     amp: bool = False # bfloat16 (float16 on older GPUs) where it is safe
 
-# %% ../nbs/03_train.ipynb #03-train-008
+# %% ../nbs/03_train.ipynb #00000008
 @dataclass
 class PathsConfig:
     "Where results go."
     results_dir: str = "results" # Each run makes a folder of its own in here
 
-# %% ../nbs/03_train.ipynb #03-train-009
+# %% ../nbs/03_train.ipynb #00000009
 @dataclass
 class Config:
     "All settings of a run."
@@ -55,12 +55,12 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig) # See models
     paths: PathsConfig = field(default_factory=PathsConfig) # Folders
 
-# %% ../nbs/03_train.ipynb #03-train-010
+# %% ../nbs/03_train.ipynb #0000000a
 def to_yaml(config:Config) -> str:
     "The settings as YAML, readable by `--config`."
     return yaml.safe_dump(asdict(config), sort_keys=False)
 
-# %% ../nbs/03_train.ipynb #03-train-013
+# %% ../nbs/03_train.ipynb #0000000d
 CONFIGS = Path(__file__).parent/"configs" if "__file__" in globals() else Path("../radiology_clip_mini/configs").resolve()
 
 def config_path(name:str, # demo, tiny, iu_xray, or a path
@@ -70,12 +70,14 @@ def config_path(name:str, # demo, tiny, iu_xray, or a path
         if path.is_file(): return str(path)
     raise FileNotFoundError(f"there is no config {name!r}: neither a file, nor one of {', '.join(sorted(p.stem for p in CONFIGS.glob('*.yaml')))}")
 
-# %% ../nbs/03_train.ipynb #03-train-016
+# %% ../nbs/03_train.ipynb #00000010
 class _ConfigFile(ActionConfigFile):
     "`--config` that also takes the name of a packaged config."
-    def __call__(self, parser, cfg, values, option_string=None): super().__call__(parser, cfg, config_path(values), option_string)
+    def __call__(self, parser, cfg, values, option_string=None):
+        try: super().__call__(parser, cfg, config_path(values), option_string)
+        except UnicodeDecodeError as e: raise ValueError(f"the config {values} is not UTF-8 text: {e}") from e
 
-# %% ../nbs/03_train.ipynb #03-train-017
+# %% ../nbs/03_train.ipynb #00000011
 def make_parser() -> ArgumentParser:
     "The command line of `rclip_train`: one option for each setting."
     parser = ArgumentParser(prog="rclip_train", exit_on_error=False, allow_abbrev=False, description="Train a CLIP model on radiographs and their reports.")
@@ -86,22 +88,25 @@ def make_parser() -> ArgumentParser:
         if "." in action.dest or action.dest == "seed": action.help = comments[action.dest]
     return parser
 
-# %% ../nbs/03_train.ipynb #03-train-018
+# %% ../nbs/03_train.ipynb #00000012
 def parse_config(argv:list[str]) -> Config:
     "Settings from command-line words. Raises ValueError for an unknown key or a wrong type, FileNotFoundError for a missing file."
     parser = make_parser()
-    try: values = parser.instantiate(parser.parse_args(argv))
+    try: values = parser.parse_args(argv)
     except ArgumentError as e: raise ValueError(f"{e}\nAll settings: rclip_train --help") from e
+    for name in ("data", "train", "model", "paths"):
+        if not isinstance(values[name], Namespace): raise ValueError(f"{name} is {values[name]!r}; expected settings below it, as rclip_train --help lists them")
+    values = parser.instantiate(values)
     return Config(**{f.name: values[f.name] for f in fields(Config)})
 
-# %% ../nbs/03_train.ipynb #03-train-019
+# %% ../nbs/03_train.ipynb #00000013
 def load_config(name:str, # demo, tiny, iu_xray, or a path
                 *overrides:str, # As on the command line: "--train.epochs=8"
                ) -> Config:
     "The settings in a config file. Raises as `parse_config` does."
     return parse_config(["--config", name, *overrides])
 
-# %% ../nbs/03_train.ipynb #03-train-026
+# %% ../nbs/03_train.ipynb #0000001a
 def check_config(config:Config) -> None:
     "Raises ValueError, naming the setting, for a value that training cannot use."
     t, m = config.train, config.model
@@ -113,21 +118,21 @@ def check_config(config:Config) -> None:
         if not 0 < value < float("inf"): raise ValueError(f"{name} is {value}; expected a number above 0")
     if t.weight_decay < 0: raise ValueError(f"train.weight_decay is {t.weight_decay}; expected 0 or more")
 
-# %% ../nbs/03_train.ipynb #03-train-030
+# %% ../nbs/03_train.ipynb #0000001e
 def param_groups(model:torch.nn.Module, weight_decay:float) -> list[dict]:
     "Parameters for the optimiser: weight decay on tensors of two or more dimensions only."
     params = [p for p in model.parameters() if p.requires_grad]
     return [dict(params=[p for p in params if p.ndim > 1], weight_decay=weight_decay),
             dict(params=[p for p in params if p.ndim <= 1], weight_decay=0.)]
 
-# %% ../nbs/03_train.ipynb #03-train-034
+# %% ../nbs/03_train.ipynb #00000022
 def make_accelerator(amp:bool) -> Accelerator:
     "CPU or GPU, in full or mixed precision."
     half = "fp16" if torch.cuda.is_available() and not torch.cuda.is_bf16_supported() else "bf16"
     AcceleratorState._reset_state() # else a second run in the same notebook could not change its precision
     return Accelerator(mixed_precision=half if amp else "no")
 
-# %% ../nbs/03_train.ipynb #03-train-035
+# %% ../nbs/03_train.ipynb #00000023
 def train_step(model, batch, # A `Batch`
                optimizer, accelerator, grad_clip:float) -> dict[str, float]: # loss (nats), temperature, grad_norm (before clipping)
     "One step of AdamW on one batch of pairs."
@@ -141,7 +146,7 @@ def train_step(model, batch, # A `Batch`
     clamp_logit_scale_(scale)
     return dict(loss=loss.item(), temperature=math.exp(-scale.item()), grad_norm=float(norm))
 
-# %% ../nbs/03_train.ipynb #03-train-043
+# %% ../nbs/03_train.ipynb #0000002b
 def validate(model:CLIPMini, # Its mode is given back as it was
              data:StudyData, # With splits
             ) -> dict[str, float]: # Metrics of both directions averaged, and `recall`, the mean of R@1, R@5 and R@10
@@ -151,7 +156,7 @@ def validate(model:CLIPMini, # Its mode is given back as it was
     mean = {name: float(np.mean([m[name] for m in both])) for name in both[0]}
     return mean | dict(recall=float(np.mean([mean[f"R@{k}"] for k in (1, 5, 10)])))
 
-# %% ../nbs/03_train.ipynb #03-train-048
+# %% ../nbs/03_train.ipynb #00000030
 def check_writable(results_dir:str) -> None:
     "Makes the folder if needed. Raises OSError, saying what to do, where nothing can be written."
     try:
@@ -159,7 +164,7 @@ def check_writable(results_dir:str) -> None:
         tempfile.TemporaryFile(dir=results_dir).close()
     except OSError as e: raise OSError(f"results cannot be written to {results_dir} ({e.strerror}). Give another folder: --paths.results_dir") from e
 
-# %% ../nbs/03_train.ipynb #03-train-049
+# %% ../nbs/03_train.ipynb #00000031
 def new_run_folder(results_dir:str) -> Path:
     "A new folder `<YYYYMMDD-HHMMSS>`; waits for the next second where it is taken."
     while True:
@@ -168,18 +173,18 @@ def new_run_folder(results_dir:str) -> Path:
         except FileExistsError: time.sleep(0.1)
         else: return folder
 
-# %% ../nbs/03_train.ipynb #03-train-052
+# %% ../nbs/03_train.ipynb #00000034
 def _git_commit() -> str|None:
     "The commit of this code, if it is a git checkout."
     try: return subprocess.run(["git", "rev-parse", "HEAD"], cwd=CONFIGS, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError): return None
 
-# %% ../nbs/03_train.ipynb #03-train-053
+# %% ../nbs/03_train.ipynb #00000035
 def _by_reason(skipped:dict) -> dict[str, list[str]]:
     "{reason: [what was skipped]}"
     return {reason: sorted(k for k, r in skipped.items() if r == reason) for reason in sorted(set(skipped.values()))}
 
-# %% ../nbs/03_train.ipynb #03-train-054
+# %% ../nbs/03_train.ipynb #00000036
 def describe_run(config:Config, data:StudyData, device) -> dict:
     "What run.json holds when training starts."
     packages = ("torch", "torchvision", "transformers", "datasets", "accelerate", "radiology-clip-mini")
@@ -188,12 +193,12 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
                 git_commit=_git_commit(), device=str(device), platform=platform.platform(),
                 data=dict(fingerprint=fingerprint(data), counts=counts, skipped=_by_reason(data.skipped)))
 
-# %% ../nbs/03_train.ipynb #03-train-059
+# %% ../nbs/03_train.ipynb #0000003b
 def write_row(folder:Path, **row) -> None:
     "Adds a line to history.jsonl."
     with open(folder/"history.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(row) + "\n")
 
-# %% ../nbs/03_train.ipynb #03-train-060
+# %% ../nbs/03_train.ipynb #0000003c
 def keep_if_best(folder:Path, model:CLIPMini, best:dict, # {"epoch", "recall"} so far
                  val:dict, epoch:int) -> dict: # The best from now on
     "Saves the model as last/, and as best/ with results/latest.txt where its validation recall is the highest so far."
@@ -202,7 +207,7 @@ def keep_if_best(folder:Path, model:CLIPMini, best:dict, # {"epoch", "recall"} s
     write_atomic(folder.parent/"latest.txt", f"{model.save_pretrained(folder/'best')}\n")
     return dict(epoch=epoch, recall=val["recall"])
 
-# %% ../nbs/03_train.ipynb #03-train-062
+# %% ../nbs/03_train.ipynb #0000003e
 def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator) -> dict: # {"epoch", "recall"} of the best
     "Trains `model` in place and fills the run's folder."
     t, rows, best = config.train, data.rows("train"), dict(epoch=0, recall=-1.)
@@ -222,17 +227,27 @@ def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:
     bar.close()
     return best
 
-# %% ../nbs/03_train.ipynb #03-train-063
+# %% ../nbs/03_train.ipynb #00000040
+@torch.no_grad()
+def check_image_size(model:CLIPMini, image_size:int) -> None:
+    "Raises ValueError where the image encoder cannot take images of this size."
+    try: model.eval().encode_image(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(f"{model.config.image_encoder} cannot take images of {image_size} pixels ({str(e).splitlines()[0]}). Give another --data.image_size") from e
+
+# %% ../nbs/03_train.ipynb #00000042
 def train(config:Config # All settings
          ) -> Path: # The run's folder
-    "Trains a model as `config` says. Raises ValueError or OSError, before anything is written, for settings or data it cannot use."
+    "Trains a model as `config` says. Raises ValueError or OSError for settings or data it cannot use, before there is a run folder."
     check_config(config)
     check_writable(config.paths.results_dir)
     started, accelerator = time.time(), make_accelerator(config.train.amp)
     set_seed(config.seed)
     data = prepare_data(config.data, config.seed)
+    print(", ".join(f"{name}: {len(data.rows(name)):,} studies" for name in SPLITS) + f"; skipped: {skip_summary(data.skipped)}")
     if len(data.rows("train")) < 2: raise ValueError("only 1 study is left for training; contrastive learning needs at least 2")
     model = CLIPMini(config.model, data.texts(data.rows("train")))
+    check_image_size(model, config.data.image_size)
     folder, info = new_run_folder(config.paths.results_dir), describe_run(config, data, accelerator.device)
     write_atomic(folder/"splits.json", json.dumps(data.splits, indent=1))
     write_atomic(folder/"run.json", json.dumps(info, indent=1))
@@ -242,7 +257,7 @@ def train(config:Config # All settings
     write_atomic(folder/"run.json", json.dumps(info | dict(best=best, timings=timings), indent=1))
     return folder
 
-# %% ../nbs/03_train.ipynb #03-train-077
+# %% ../nbs/03_train.ipynb #00000050
 def rclip_train(argv:list[str]|None=None) -> Path|None:
     "Trains as the command line says, and says where the model is."
     argv = sys.argv[1:] if argv is None else argv
@@ -252,6 +267,6 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
     print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}). Next: rclip_eval, then rclip_viz")
     return folder
 
-# %% ../nbs/03_train.ipynb #03-train-078
+# %% ../nbs/03_train.ipynb #00000051
 def main(): clear_errors(rclip_train, "rclip_train")
 if __name__ == "__main__" and globals().get("__spec__"): main()

@@ -1,5 +1,5 @@
 """The commands as a user calls them: files that appear, messages that help, nothing left behind."""
-import base64, io, json, subprocess, sys
+import base64, io, json, shutil, subprocess, sys
 from pathlib import Path
 
 import pandas as pd
@@ -80,6 +80,9 @@ def refuses(outcome, message):
     ([*SMALL, "--model.text_encoder", "./missing"], "neither a folder with a Hugging Face model"),
     ([*SMALL, "--paths.results_dir", "a_file/results"], "results cannot be written to a_file/results"),
     ([*SMALL, "--data.split_file", "splits.json"], "was made for other data"),
+    ([*SMALL, "--model.image_encoder", "alexnet"], "alexnet cannot take images of 48 pixels"),
+    ([*SMALL, "--model.max_length", "900"], "takes at most 512 tokens"),
+    (["--config", "a_file"], "Unexpected config"),
 ])
 def test_train_refuses(call, argv, message):
     "One clear message, a status, and nothing written."
@@ -106,6 +109,9 @@ def test_eval_and_viz_refuse(call, command, trained):
     refuses(call(command, "--ckpt", "foreign"), "is no model saved by radiology_clip_mini")
     best = trained/Path((trained/"results/latest.txt").read_text().strip())
     refuses(call(command, "--ckpt", best, "--source", "nowhere"), "no data at nowhere")
+    shutil.copytree(best.parent, "other"); Path("other/run.json").write_text("{}")
+    refuses(call(command, "--ckpt", "other"), "was not written by this project's training")
+    if command == "rclip_eval": refuses(call(command, "--ckpt", best, "--split", "dev"), "there is no split 'dev'")
     if command == "rclip_viz": refuses(call(command, "--ckpt", best, "--study", "x"), "study 'x' is not in this split")
 
 
