@@ -124,12 +124,12 @@ class Gallery:
         return self.data.studies[int(self.rows[i])]
 
     def pixels(self, i:int) -> np.ndarray:
-        "Its radiograph, (h, w) uint8."
-        return self.data.pixels[self.rows[i]]
+        "Its radiograph (of two, the frontal), (h, w) uint8."
+        return self.data.picture(int(self.rows[i]))
 
     def view(self, i:int) -> str:
         "Which view the radiograph is."
-        return self.data.views[self.rows[i]]
+        return self.data.view(int(self.rows[i]))
 
 # %% ../nbs/05_gradcam.ipynb #00000022
 def make_gallery(model:CLIPMini, data:StudyData, split:str="test") -> Gallery:

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['MAX_LOGIT_SCALE', 'match_targets', 'clip_loss', 'clamp_logit_scale_']
 
-# %% ../nbs/02_loss.ipynb #02-loss-002
+# %% ../nbs/02_loss.ipynb #00000002
 import math
 
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/02_loss.ipynb #02-loss-010
+# %% ../nbs/02_loss.ipynb #0000000a
 def match_targets(n:int, # Pairs in the batch
                   text_ids:torch.Tensor|None=None, # (n,), equal for equal texts; None where every text is its own
                   device:str|torch.device="cpu",
@@ -20,7 +20,7 @@ def match_targets(n:int, # Pairs in the batch
     same = torch.eye(n, device=device) if text_ids is None else (text_ids[:, None] == text_ids).float().to(device)
     return same / same.sum(1, keepdim=True)
 
-# %% ../nbs/02_loss.ipynb #02-loss-015
+# %% ../nbs/02_loss.ipynb #0000000f
 def clip_loss(image_emb:torch.Tensor, # (n, d) unit rows
               text_emb:torch.Tensor, # (n, d) unit rows; row i belongs to image i
               logit_scale:torch.Tensor|float, # 1 / temperature
@@ -35,7 +35,7 @@ def clip_loss(image_emb:torch.Tensor, # (n, d) unit rows
         targets = match_targets(len(logits), text_ids, logits.device).to(logits.dtype)
         return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
-# %% ../nbs/02_loss.ipynb #02-loss-036
+# %% ../nbs/02_loss.ipynb #00000024
 MAX_LOGIT_SCALE = 100.
 
 def clamp_logit_scale_(log_scale:torch.nn.Parameter, # The model's `logit_scale`, a logarithm

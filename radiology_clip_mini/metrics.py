@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from .data import DataConfig, StudyData, batches, fingerprint, prepare_data, run_command, write_atomic
+from .data import DataConfig, StudyData, batches, fingerprint, in_order, normalise, prepare_data, run_command, write_atomic
 from .models import CLIPMini
 
 # %% ../nbs/04_metrics.ipynb #00000007
@@ -148,15 +148,16 @@ def evaluate_direction(scores:pd.DataFrame, # As `query_scores` gives them
 # %% ../nbs/04_metrics.ipynb #0000003b
 @torch.no_grad()
 def embed(model:CLIPMini, # On any device; its mode is given back as it was
-          data:StudyData, # Studies and pixels
+          data:StudyData, # Studies and images
           rows:np.ndarray, # Which n of them
           batch_size:int=64, # Changes speed and memory only
          ) -> tuple[np.ndarray, np.ndarray]: # Image and text embeddings, (n, d) float32
     "Both embeddings of some studies, in their order, in evaluation mode."
     training = model.training
     model.eval()
-    steps = tqdm(batches(data, rows, model.tokenize, batch_size), total=-(-len(rows)//batch_size), desc="embedding", leave=False)
-    pairs = [[e.float().cpu() for e in model(b.images, b.tokens)] for b in steps]
+    parts, tokens = in_order(len(rows), batch_size), model.token_table(data.texts(rows))
+    steps = tqdm(batches(data, rows, tokens, parts), total=len(parts), desc="embedding", leave=False)
+    pairs = [[e.float().cpu() for e in model(normalise(b.images.to(model.device)), b.tokens, b.present)] for b in steps]
     model.train(training)
     return tuple(torch.cat(side).numpy() for side in zip(*pairs))
 

@@ -23,7 +23,8 @@ from fastcore.docments import docments
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from tqdm.auto import tqdm
 
-from .data import SPLITS, DataConfig, StudyData, batches, clear_errors, fingerprint, prepare_data, skip_summary, write_atomic
+from .data import (SPLITS, DataConfig, StudyData, augment, batches, clear_errors, epoch_batches, fingerprint,
+                                      leak_report, normalise, prepare_data, skip_summary, write_atomic)
 from .loss import clamp_logit_scale_, clip_loss
 from .metrics import embed, retrieval_metrics
 from .models import CLIPMini, ModelConfig
@@ -37,6 +38,8 @@ class TrainConfig:
     lr: float = 1e-4 # Learning rate of AdamW, constant
     weight_decay: float = 1e-4 # Of AdamW; not on biases, norms and the temperature
     grad_clip: float = 1.0 # Longest gradient, as a norm over all parameters
+    length_buckets: bool = True # Batches of reports of similar length, which need less padding
+    augment: bool = False # Rotate, crop and light each image a little differently each time
     amp: bool = False # bfloat16 (float16 on older GPUs) where it is safe
 
 # %% ../nbs/03_train.ipynb #00000008
@@ -134,13 +137,15 @@ def make_accelerator(amp:bool) -> Accelerator:
 
 # %% ../nbs/03_train.ipynb #00000023
 def train_step(model, batch, # A `Batch`
-               optimizer, accelerator, grad_clip:float) -> dict[str, float]: # loss (nats), temperature, grad_norm (before clipping)
+               optimizer, accelerator, t:TrainConfig) -> dict[str, float]: # loss (nats), temperature, grad_norm (before clipping)
     "One step of AdamW on one batch of pairs."
-    with accelerator.autocast(): image_emb, text_emb = model(batch.images, batch.tokens)
+    images = batch.images.to(accelerator.device)
+    images = normalise(augment(images) if t.augment else images)
+    with accelerator.autocast(): image_emb, text_emb = model(images, batch.tokens, batch.present)
     scale = accelerator.unwrap_model(model).logit_scale
     loss = clip_loss(image_emb, text_emb, scale.exp(), batch.text_ids)
     accelerator.backward(loss)
-    norm = accelerator.clip_grad_norm_(model.parameters(), grad_clip)
+    norm = accelerator.clip_grad_norm_(model.parameters(), t.grad_clip)
     optimizer.step()
     optimizer.zero_grad()
     clamp_logit_scale_(scale)
@@ -191,7 +196,7 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
     counts = {s: dict(studies=len(data.rows(s)), patients=len(data.splits[s])) for s in SPLITS}
     return dict(config=asdict(config), versions=dict(python=platform.python_version(), **{p: version(p) for p in packages}),
                 git_commit=_git_commit(), device=str(device), platform=platform.platform(),
-                data=dict(fingerprint=fingerprint(data), counts=counts, skipped=_by_reason(data.skipped)))
+                data=dict(fingerprint=fingerprint(data), counts=counts, leaks=leak_report(data), skipped=_by_reason(data.skipped)))
 
 # %% ../nbs/03_train.ipynb #0000003b
 def write_row(folder:Path, **row) -> None:
@@ -213,11 +218,13 @@ def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:
     t, rows, best = config.train, data.rows("train"), dict(epoch=0, recall=-1.)
     optimizer = torch.optim.AdamW(param_groups(model, t.weight_decay), lr=t.lr)
     model, optimizer = accelerator.prepare(model, optimizer)
-    bar = tqdm(total=t.epochs * -(-len(rows) // t.batch_size), unit="step")
-    for epoch in range(1, t.epochs + 1):
+    tokens = accelerator.unwrap_model(model).token_table(data.texts(rows))
+    epochs = [epoch_batches(tokens.lengths, t.batch_size, config.seed, epoch, t.length_buckets) for epoch in range(1, t.epochs + 1)]
+    bar = tqdm(total=sum(map(len, epochs)), unit="step")
+    for epoch, parts in enumerate(epochs, 1):
         model.train()
-        for batch in batches(data, rows, accelerator.unwrap_model(model).tokenize, t.batch_size, seed=config.seed + epoch):
-            step = train_step(model, batch, optimizer, accelerator, t.grad_clip)
+        for batch in batches(data, rows, tokens, parts):
+            step = train_step(model, batch, optimizer, accelerator, t)
             bar.update()
             bar.set_postfix_str(f"epoch {epoch}/{t.epochs}, loss {step['loss']:.3f}, temperature {step['temperature']:.4f}, val recall {max(best['recall'], 0):.3f}")
             write_row(folder, epoch=epoch, step=bar.n, **step)
@@ -257,7 +264,7 @@ def train(config:Config # All settings
     write_atomic(folder/"run.json", json.dumps(info | dict(best=best, timings=timings), indent=1))
     return folder
 
-# %% ../nbs/03_train.ipynb #00000050
+# %% ../nbs/03_train.ipynb #00000052
 def rclip_train(argv:list[str]|None=None) -> Path|None:
     "Trains as the command line says, and says where the model is."
     argv = sys.argv[1:] if argv is None else argv
@@ -267,6 +274,6 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
     print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}). Next: rclip_eval, then rclip_viz")
     return folder
 
-# %% ../nbs/03_train.ipynb #00000051
+# %% ../nbs/03_train.ipynb #00000053
 def main(): clear_errors(rclip_train, "rclip_train")
 if __name__ == "__main__" and globals().get("__spec__"): main()
