@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'FINDINGS', 'HUB_ID', 'HUB_COLUMNS', 'pick_text', 'mesh_labels', 'plain_finding',
            'image_key', 'read_kaggle', 'header_view', 'dicom_view', 'read_openi', 'read_r2gen', 'r2gen_split',
-           'image_bytes', 'read_hub', 'read_mapped', 'read_folder']
+           'image_bytes', 'read_hub', 'read_mapped', 'read_folder', 'write_stand_in']
 
 # %% ../nbs/sources.ipynb #00000002
 import base64, binascii, io, json, re, tarfile, warnings
@@ -16,6 +16,8 @@ from typing import Iterator
 import pandas as pd
 from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
 from PIL import Image as PILImage
+
+from .phantom import draw_phantom
 
 # %% ../nbs/sources.ipynb #00000007
 STUDY_FEATURES = Features(dict(study_id=Value("string"), patient_id=Value("string"), text=Value("string"),
@@ -377,3 +379,39 @@ def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the 
         rows.append(_study(study_id, first["patient_id"], pick_text(first), _labels(first.get("labels") or first.get("finding")),
                            **_first_views(paths, skipped)))
     return _table(rows, folder)
+
+# %% ../nbs/sources.ipynb #00000069
+_DRAWN = {"cardiomegaly": "cardiomegaly", "pleural effusion": "{side} effusion", "pneumothorax": "{side} pneumothorax", "nodule": "{side} nodule",
+          "granuloma": "{side} nodule", "consolidation": "{side} {lobe} lobe consolidation", "opacity": "{side} {lobe} lobe consolidation", "implant": "pacemaker"}
+
+def _phantom_findings(labels:list[str]) -> list[str]: # In the phantom's vocabulary
+    "What the phantom can show of some labels; no side means right, no lobe lower."
+    places = dict(left="left", right="right"), dict(upper="upper")
+    words = [(plain_finding(x), *(next((v for k, v in p.items() if k in x.split()), d) for p, d in zip(places, ("right", "lower")))) for x in labels]
+    return list(dict.fromkeys(_DRAWN[f].format(side=side, lobe=lobe) for f, side, lobe in words if f in _DRAWN))
+
+# %% ../nbs/sources.ipynb #0000006b
+def _stand_in_row(r:dict, i:int, image_size:int) -> dict: # img_frontal and img_lateral, JPEG or None
+    views = draw_phantom(_phantom_findings(mesh_labels(r["MeSH"])), i, i, image_size)
+    def jpeg(view):
+        PILImage.fromarray(views[view]).save(out := io.BytesIO(), "JPEG", quality=90)
+        return out.getvalue()
+    return {f"img_{view}": jpeg(view) if view in r["views"] else None for view in views}
+
+# %% ../nbs/sources.ipynb #0000006c
+def write_stand_in(folder:str|Path, # Holds indiana_reports.csv and indiana_projections.csv
+                   out:str|Path, # A parquet file to be written; do not publish it, the reports are CC BY-NC-ND
+                   image_size:int=256, # Height and width of the drawn views, in pixels
+                   n:int|None=None, # Only the first n studies
+                   num_proc:int|None=None, # Processes that draw; None for one
+                  ) -> Path: # `out`
+    "IU X-Ray's studies with phantoms for pictures, in the hub's columns. Raises FileNotFoundError or ValueError as `read_kaggle`."
+    reports = _read_csv(Path(folder)/"indiana_reports.csv", ("uid", "MeSH", "findings", "impression")).head(n)
+    views = _read_csv(Path(folder)/"indiana_projections.csv", ("uid", "projection")).groupby("uid")["projection"].agg(lambda v: sorted({x.lower() for x in v}))
+    table = Dataset.from_pandas(reports.assign(uid=reports["uid"].astype(int), views=[views.get(u, []) for u in reports["uid"]]), preserve_index=False)
+    new = table.features.copy() | dict(img_frontal=Value("binary"), img_lateral=Value("binary"))
+    table = table.map(_stand_in_row, with_indices=True, fn_kwargs=dict(image_size=image_size), features=Features(new), num_proc=num_proc, desc="drawing").remove_columns("views")
+    part = Path(out).with_suffix(".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(part)
+    return part.rename(out)

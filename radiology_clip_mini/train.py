@@ -38,7 +38,7 @@ class TrainConfig:
     lr: float = 1e-4 # Learning rate of AdamW, constant
     weight_decay: float = 1e-4 # Of AdamW; not on biases, norms and the temperature
     grad_clip: float = 1.0 # Longest gradient, as a norm over all parameters
-    length_buckets: bool = True # Batches of reports of similar length, which need less padding
+    length_buckets: bool = False # Batches of reports of similar length, which need less padding
     augment: bool = False # Rotate, crop and light each image a little differently each time
     amp: bool = False # bfloat16 (float16 on older GPUs) where it is safe
 
