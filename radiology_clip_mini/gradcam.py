@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 from torch import nn
 
 from .data import StudyData, normalise, run_command
-from .metrics import Run, embed, expected_rank, load_run, tie_counts
+from .metrics import Run, embed, load_run, query_scores
 from .models import CLIPMini
 
 # %% ../nbs/05_gradcam.ipynb #00000008
@@ -162,7 +162,7 @@ def _frame(ax:Axes, is_match:bool) -> None:
 # %% ../nbs/05_gradcam.ipynb #0000002a
 def _rank_of(i:int, query:np.ndarray, gallery:np.ndarray) -> str:
     "The rank of gallery item i for a query, as ranks.csv has it."
-    return f"{expected_rank(*tie_counts((gallery @ query)[None], np.eye(len(gallery))[[i]]))[0]:g}"
+    return f"{query_scores((gallery @ query)[None], np.eye(len(gallery))[[i]])['MedR'][0]:g}"
 
 # %% ../nbs/05_gradcam.ipynb #0000002c
 def _reports_row(axes, gallery:Gallery, i:int) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch, torchvision
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
-from .data import VIEWS, TokenTable
+from .data import VIEWS, TokenTable, normalise
 
 # %% ../nbs/01_models.ipynb #00000008
 @dataclass
@@ -171,6 +172,14 @@ class CLIPMini(nn.Module):
 
     @property
     def device(self) -> torch.device: return self.logit_scale.device
+
+# %% ../nbs/01_models.ipynb #0f000001
+@patch
+def preprocess(self:CLIPMini,
+               pixels:np.ndarray|torch.Tensor, # (…, h, w) uint8
+              ) -> torch.Tensor: # (…, 3, h, w) float32, on the model's device
+    "Grey bytes as images for `encode_image`."
+    return normalise(torch.as_tensor(pixels).to(self.device))
 
 # %% ../nbs/01_models.ipynb #00000031
 @patch

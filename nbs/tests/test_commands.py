@@ -46,9 +46,10 @@ def test_train_eval_viz(trained):
     run = trained/Path((trained/"results/latest.txt").read_text().strip()).parent
     made = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
     model = {f"{m}/{f}" for m in ("best", "last") for f in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")}
-    assert made == model | {"run.json", "splits.json", "history.jsonl", "metrics.json", "ranks.csv", "viz/retrieval_grid.png", "viz/gradcam_example.png"}
+    assert made == model | {"run.json", "splits.json", "history.jsonl", "metrics.json", "metrics.md", "ranks.csv", "viz/evaluation.png", "viz/retrieval_grid.png", "viz/gradcam_example.png"}
     result = json.loads((run/"metrics.json").read_text())
-    assert set(result["image_to_text"]) == {"R@1", "R@5", "R@10", "MedR", "nDCG@10", "ci95", "chance"} == set(result["text_to_image"])
+    strict = {"R@1", "R@5", "R@10", "MedR", "MRR", "mAP", "nDCG@10", "ci95", "ceiling", "normal", "random", "chance"}
+    assert set(result["image_to_text"]) == set(result["text_to_image"]) == strict | {"text", "patient", "labels", "abnormal"}
     assert result["n_queries"] == result["n_gallery"] == json.loads((run/"run.json").read_text())["data"]["counts"]["test"]["studies"]
 
 
