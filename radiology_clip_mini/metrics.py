@@ -234,7 +234,7 @@ def constant(n_gallery:int) -> Similarity:
 # %% ../nbs/04_metrics.ipynb #00000056
 def perfect_reader(query_text_ids, gallery_text_ids) -> Similarity:
     "1 for the same text, 0 for any other: the best that can be done from what texts say."
-    q, g = (torch.as_tensor(np.asarray(ids)) for ids in (query_text_ids, gallery_text_ids))
+    q, g = (torch.tensor(np.asarray(ids)) for ids in (query_text_ids, gallery_text_ids))
     return lambda start, stop: (q[start:stop, None] == g).float()
 
 def always_normal(gallery_labels) -> Similarity:
@@ -459,11 +459,11 @@ def rclip_eval(ckpt:str=None, # A run's best or last folder; the latest run's be
                source:str=None, # Where the data lies now, if elsewhere than in training
                split:str="test", # Which split to evaluate: train, val or test
                unique_texts:bool=False, # Each text once in the gallery, as CXR-CLIP evaluates
-               compare:Param("Other models on the same studies: run folders, hf-hub:… of open_clip, a transformers CLIP, or local folders of these", str, nargs="+")=(),
+               compare:Param("Other models on the same studies: run folders, hf-hub:… of open_clip, a transformers CLIP, or local folders of these", str, nargs="+")=None,
               ):
     "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
     run = load_run(ckpt, results_dir, source)
-    result = evaluate_run(run, split, unique_texts, tuple(compare))
+    result = evaluate_run(run, split, unique_texts, tuple(compare or ()))
     print(format_metrics(result))
     if compare: print(f"\ncompared on the same studies; a difference above 0 is the other model's advantage (for MedR, below 0)\n{comparison_table(result)}")
     print(f"written to {run.folder}: metrics.json, metrics.md, ranks.csv, viz/evaluation.png")

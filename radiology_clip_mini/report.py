@@ -156,7 +156,7 @@ def comparison_table(result:dict, # With "compare": model to direction to metric
         for name, found in result["compare"].items():
             cells = [(n, found[key].get(n if kind == "own" else f"{kind} {n}")) for kind, n in columns]
             rows += [[name[:16], *(_number(n, c and c["b"]) for n, c in cells)], ["  difference", *(_number(n, c and c["difference"], "+") for n, c in cells)],
-                     ["  95 % interval", *(_interval(n, c and [c["low"], c["high"]], "+") for n, c in cells)], ["  p", *("" if c is None else f"{c['p']:.3f}" for _, c in cells)]]
+                     ["  95 % interval", *(_interval(n, c and [c["low"], c["high"]], "+") for n, c in cells)], ["  p", *("" if c is None else f"{c['p']:.3f}" if c["p"] >= .001 else "< 0.001" for _, c in cells)]]
         lines += [f"{label}", text_table(_head(columns), rows), ""]
     return "\n".join(lines).rstrip()
 

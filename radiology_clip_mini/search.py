@@ -197,7 +197,7 @@ def make_index(corpus:Dataset, # Not a selection: an index and its lines belong 
     for block in _blocks(corpus, column): _unit_rows(block, f"vectors of {column}")
     return corpus.add_faiss_index(column, custom_index=index, batch_size=10_000)
 
-# %% ../nbs/search.ipynb #0000003b
+# %% ../nbs/search.ipynb #00000042
 def save_index(corpus:Dataset, column:str, # A column that `make_index` indexed
                path:str|Path, # The file to write
               ) -> Path:
@@ -209,7 +209,7 @@ def save_index(corpus:Dataset, column:str, # A column that `make_index` indexed
     os.replace(part, path)
     return path
 
-# %% ../nbs/search.ipynb #0000003c
+# %% ../nbs/search.ipynb #00000043
 def _belongs(index, corpus:Dataset, column:str) -> bool:
     "Does the index hold this column's vectors? Compares sixteen."
     at = np.linspace(0, len(corpus) - 1, 16).astype(int)

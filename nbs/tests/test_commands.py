@@ -116,6 +116,21 @@ def test_eval_and_viz_refuse(call, command, trained):
     if command == "rclip_viz": refuses(call(command, "--ckpt", best, "--study", "x"), "study 'x' is not in this split")
 
 
+def test_eval_options(call, trained):
+    "Each text once, and a run against itself: no difference. A run that saw the test patients is refused."
+    best = trained/Path((trained/"results/latest.txt").read_text().strip())
+    shutil.copytree(best.parent, "run")
+    assert call("rclip_eval", "--ckpt", "run", "--unique_texts", "--compare", "run")[0] in (0, None)
+    result = json.loads(Path("run/metrics.json").read_text())
+    assert result["unique_texts"] and set(result["n_gallery"]) == {"image_to_text", "text_to_image"}
+    assert {m["difference"] for m in result["compare"]["run"]["image_to_text"].values()} == {0}
+    shutil.copytree("run", "seen")
+    splits = json.loads(Path("seen/splits.json").read_text())
+    Path("seen/splits.json").write_text(json.dumps(splits | dict(train=splits["test"])))
+    refuses(call("rclip_eval", "--ckpt", "run", "--compare", "seen"), "compare runs that share a --data.split_file")
+    refuses(call("rclip_eval", "--ckpt", "run", "--compare", "nobody here"), "nobody here")
+
+
 def test_import_is_light():
     "The package itself imports nothing heavy, and all of it imports without Jupyter."
     light = "import sys, radiology_clip_mini; assert not {'torch', 'numpy', 'datasets'} & set(sys.modules)"
