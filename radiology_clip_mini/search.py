@@ -104,7 +104,7 @@ def embed_corpus(model:CLIPMini, data:StudyData,
     parts = {home/f"{i:05d}.arrow": part for i, part in enumerate(np.array_split(rows, -(-len(rows) // shard_size)))}
     todo = [path for path, part in parts.items() if _read_shard(path, len(part)) is None]
     state.wait_for_everyone() # all have the same list
-    mine = tqdm(todo[state.process_index::state.num_processes], desc="shards left", disable=not state.is_main_process, leave=False)
+    mine = tqdm(todo[state.process_index::state.num_processes], desc="shards left", disable=not (todo and state.is_main_process), leave=False)
     for path in mine: _embed_shard(path, model, data, parts[path])
     state.wait_for_everyone()
     return _read_corpus(parts)
