@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRICT', 'WIDER', 'BASELINES', 'DIRECTIONS', 'text_table', 'format_metrics', 'markdown_metrics', 'failure_table',
-           'matched_share', 'evaluation_figure', 'comparison_table', 'markdown_report']
+           'matched_share', 'figure_png', 'Picture', 'evaluation_figure', 'comparison_table', 'markdown_report']
 
 # %% ../nbs/report.ipynb #00000002
 import io, textwrap
@@ -131,22 +131,27 @@ def _calibration(ax, ranks:pd.DataFrame) -> None:
     right.set(ylabel="share that is matched", ylim=(0, 1.02))
     ax.legend(fontsize=8, loc="upper left")
 
-# %% ../nbs/report.ipynb #00000021
-class _Page(Figure):
-    "A figure that shows itself in a notebook."
-    def _repr_png_(self):
-        self.savefig(png := io.BytesIO(), format="png")
-        return png.getvalue()
+# %% ../nbs/report.ipynb #00000022
+def figure_png(fig:Figure) -> bytes:
+    "The figure as an encoded PNG."
+    fig.savefig(png := io.BytesIO(), format="png", bbox_inches="tight")
+    return png.getvalue()
 
+class Picture(Figure):
+    "A figure that shows itself in a notebook."
+    def __init__(self, width:float, height:float): super().__init__(figsize=(width, height), dpi=90, layout="constrained")
+    def _repr_png_(self): return figure_png(self)
+
+# %% ../nbs/report.ipynb #00000024
 def evaluation_figure(ranks:pd.DataFrame, # As ranks.csv
                       n_gallery:int) -> Figure:
     "Recall against k, the ranks, and what similarity means."
-    fig = _Page(figsize=(12, 3.2), dpi=80, layout="constrained")
+    fig = Picture(12, 3.2)
     curve, histogram, calibration = fig.subplots(1, 3)
     _recall_curve(curve, ranks, n_gallery), _rank_histogram(histogram, ranks, n_gallery), _calibration(calibration, ranks)
     return fig
 
-# %% ../nbs/report.ipynb #00000027
+# %% ../nbs/report.ipynb #0000002a
 def comparison_table(result:dict, # With "compare": model to direction to metric to a, b, difference, low, high, p
                     ) -> str:
     "The models of a comparison as a text table."
@@ -160,7 +165,7 @@ def comparison_table(result:dict, # With "compare": model to direction to metric
         lines += [f"{label}", text_table(_head(columns), rows), ""]
     return "\n".join(lines).rstrip()
 
-# %% ../nbs/report.ipynb #0000002b
+# %% ../nbs/report.ipynb #0000002e
 def _markdown_table(table:pd.DataFrame) -> str:
     "A data frame in Markdown."
     rows = [[str(x).replace("|", "\\|") for x in row] for row in table.itertuples(index=False)]
