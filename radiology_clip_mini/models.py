@@ -186,12 +186,13 @@ def preprocess(self:CLIPMini,
 # %% ../nbs/01_models.ipynb #00000033
 @patch
 def encode_image(self:CLIPMini,
-                 images:torch.Tensor, # (n, 3, h, w) normalised images, or (n, v, 3, h, w) with v views a study
+                 images:torch.Tensor, # (n, 3, h, w) normalised images, or (n, v, 3, h, w) with v views a study; or what the encoder made of them, (n, width) or (n, v, width)
                  present:torch.Tensor|None=None, # (n, v) bool, which views are there; None for all
                 ) -> torch.Tensor: # (n, embed_dim) unit rows
     "One embedding for each image, or for each study."
     images = images.to(self.device)
-    if images.ndim == 4: return F.normalize(self.image_projection(self.image_encoder(images)), dim=-1)
+    if images.ndim == 4: images = self.image_encoder(images)
+    if images.ndim == 2: return F.normalize(self.image_projection(images), dim=-1)
     if images.shape[1] == 1: return self.encode_image(images[:, 0])
     present = torch.ones(images.shape[:2], dtype=torch.bool, device=self.device) if present is None else present.to(self.device)
     found = self.encode_image(images[present])

@@ -7,9 +7,10 @@ __all__ = ['CONFIGS', 'CHECKPOINT', 'MAY_CHANGE', 'TrainConfig', 'PathsConfig', 
            'parse_config', 'load_config', 'check_config', 'param_groups', 'lr_at', 'set_lr', 'half_precision',
            'make_accelerator', 'label_table', 'batch_loss', 'split_batch', 'train_step', 'validate', 'check_writable',
            'new_run_folder', 'describe_run', 'Progress', 'History', 'seed_step', 'save_checkpoint', 'load_checkpoint',
-           'last_good', 'plot_history', 'show_live', 'Control', 'DeviceData', 'hold', 'text_features', 'shared_batches',
-           'epochs_left', 'keep_if_best', 'Setup', 'set_up', 'fit', 'check_image_size', 'flat', 'start_folder',
-           'finish', 'resume_config', 'resume_folder', 'train', 'rclip_train', 'main', 'model_card', 'push_to_hub']
+           'last_good', 'plot_history', 'show_live', 'Control', 'DeviceData', 'hold', 'frozen_text', 'frozen_images',
+           'shared_batches', 'epochs_left', 'keep_if_best', 'Setup', 'set_up', 'fit', 'check_image_size', 'flat',
+           'start_folder', 'finish', 'resume_config', 'resume_folder', 'train', 'rclip_train', 'main', 'model_card',
+           'push_to_hub']
 
 # %% ../nbs/03_train.ipynb #00000002
 import json, math, os, platform, signal, subprocess, sys, tempfile, threading, time
@@ -226,7 +227,7 @@ def train_step(model:CLIPMini, batch, # A `Batch`
     "One step of AdamW on one batch of pairs. What it returns is still on the device, so that nothing waits for it."
     def encode(part):
         images = part.images.to(accelerator.device, non_blocking=True)
-        images = normalise(augment(images) if t.augment else images)
+        if images.dtype == torch.uint8: images = normalise(augment(images) if t.augment else images)
         with accelerator.autocast(): return model(images, part.tokens, part.present)
     def loss_of(image_emb, text_emb): return batch_loss(model, image_emb, text_emb, batch, t, labels)
     if t.chunk_size: loss = backward_in_chunks(encode, split_batch(batch, t.chunk_size), loss_of, accelerator.backward)
@@ -387,6 +388,8 @@ def load_checkpoint(folder:Path, model:CLIPMini, optimizer, accelerator:Accelera
     for key, value in tensors.items():
         if key.startswith("optimizer."): state.setdefault(int(key.split(".")[1]), {})[key.split(".")[2]] = value
     optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
+    for p, averages in optimizer.state.items(): # in the parameter's layout in memory, which fused AdamW takes for granted
+        averages.update({k: torch.empty_like(p).copy_(v) for k, v in averages.items() if v.shape == p.shape})
     if accelerator.scaler: accelerator.scaler.load_state_dict(info["scaler"])
     return Progress(**info["progress"])
 
@@ -463,13 +466,24 @@ def hold(data:StudyData, device:torch.device) -> StudyData:
 
 # %% ../nbs/03_train.ipynb #00000061
 @torch.no_grad()
-def text_features(model:CLIPMini, tokens, # A `TokenTable`
-                  batch_size:int=64) -> torch.Tensor: # (n, width), on the model's device
+def frozen_text(model:CLIPMini, tokens, # A `TokenTable`
+                batch_size:int=64) -> torch.Tensor: # (n, width), on the model's device
     "What the text encoder makes of each text, in evaluation mode."
     model.text_encoder.eval()
     parts = np.array_split(np.argsort(tokens.lengths, kind="stable"), -(-len(tokens.lengths) // batch_size))
     features = torch.cat([model.text_features(tokens[part]) for part in parts])
     return features[np.argsort(np.concatenate(parts))]
+
+@torch.no_grad()
+def frozen_images(model:CLIPMini, data:StudyData, rows:np.ndarray, # Which studies
+                  batch_size:int=64) -> StudyData: # Whose `pixels` are features (n, v, width) for these rows
+    "What the image encoder makes of each image, in evaluation mode, held in place of the images."
+    model.image_encoder.eval()
+    parts = [rows[part] for part in in_order(len(rows), batch_size)]
+    features = torch.cat([model.image_encoder(model.preprocess(data.pixels(part)).flatten(0, 1)) for part in parts]).unflatten(0, (len(rows), -1))
+    held = features.new_zeros(len(data.studies), *features.shape[1:])
+    held[torch.as_tensor(rows, device=held.device)] = features
+    return DeviceData(**{f.name: getattr(data, f.name) for f in fields(StudyData)}, held=held)
 
 # %% ../nbs/03_train.ipynb #00000064
 def shared_batches(data:StudyData, rows:np.ndarray, table, # As for `batches`
@@ -500,6 +514,7 @@ def keep_if_best(folder:Path, model:CLIPMini, best:dict, # {"epoch", "recall"} s
 class Setup:
     "What one training run works with."
     data: StudyData # On the GPU, where it fits
+    seen: StudyData # The same for training: features in place of images where the image encoder is frozen
     rows: np.ndarray # Of the training split
     table: object # Tokens of its texts, or their features where the text encoder is frozen
     lengths: np.ndarray # Of its texts, in tokens
@@ -513,11 +528,13 @@ def set_up(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerat
     t, rows, device = config.train, data.rows("train"), accelerator.device
     if process()[1] > 1 and device.type == "cuda": torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device).freeze(t.freeze).train_mode(t.freeze_norm)
+    model.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
     if t.chunk_size: refuse_batch_norm(model)
     optimizer = accelerator.prepare(torch.optim.AdamW(param_groups(model, t.weight_decay, t.head_factor), lr=t.lr, fused=True))
     progress, tokens = load_checkpoint(folder, model, optimizer, accelerator), model.token_table(data.texts(rows))
-    n_steps = sum(len(parts) for _, parts in epochs_left(tokens.lengths, config, 0))
-    return Setup(hold(data, device), rows, text_features(model, tokens) if t.freeze == "text" else tokens, tokens.lengths,
+    n_steps, data = sum(len(parts) for _, parts in epochs_left(tokens.lengths, config, 0)), hold(data, device)
+    seen = frozen_images(model, data, rows) if t.freeze == "image" and not t.augment else data
+    return Setup(data, seen, rows, frozen_text(model, tokens) if t.freeze == "text" else tokens, tokens.lengths,
                  label_table(data) if t.loss == "soft" else None, optimizer, progress, n_steps)
 
 # %% ../nbs/03_train.ipynb #0000006b
@@ -531,7 +548,7 @@ def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:
         with Control(t) as control, History(folder, progress, accelerator, data.studies["study_id"][:], s.n_steps, live) as history:
             for epoch, parts in epochs_left(s.lengths, config, progress.step):
                 model.train_mode(t.freeze_norm)
-                for batch in shared_batches(s.data, s.rows, s.table, parts):
+                for batch in shared_batches(s.seen, s.rows, s.table, parts):
                     set_lr(s.optimizer, lr := lr_at(progress.step, s.n_steps, t))
                     seed_step(config.seed, progress.step)
                     step = train_step(model, batch, s.optimizer, accelerator, t, s.labels)
@@ -630,7 +647,7 @@ def train(config:Config, # All settings
     if progress.signal: signal.raise_signal(progress.signal)
     return folder
 
-# %% ../nbs/03_train.ipynb #00000088
+# %% ../nbs/03_train.ipynb #00000089
 def _split_resume(argv:list[str]) -> tuple[str|None, list[str]]: # The run's folder, if one is given, and the other words
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
     if "--resume" not in words: return None, words
@@ -638,7 +655,7 @@ def _split_resume(argv:list[str]) -> tuple[str|None, list[str]]: # The run's fol
     if at + 1 == len(words): raise ValueError("--resume needs the folder of a run, such as results/20260131-120000")
     return words[at + 1], words[:at] + words[at + 2:]
 
-# %% ../nbs/03_train.ipynb #0000008a
+# %% ../nbs/03_train.ipynb #0000008b
 def rclip_train(argv:list[str]|None=None) -> Path|None:
     "Trains as the command line says, and says where the model is."
     argv = sys.argv[1:] if argv is None else argv
@@ -650,11 +667,11 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
         print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}). Next: rclip_eval, then rclip_viz")
     return folder
 
-# %% ../nbs/03_train.ipynb #0000008b
+# %% ../nbs/03_train.ipynb #0000008c
 def main(): clear_errors(rclip_train, "rclip_train")
 if __name__ == "__main__" and globals().get("__spec__"): main()
 
-# %% ../nbs/03_train.ipynb #00000094
+# %% ../nbs/03_train.ipynb #00000095
 def model_card(run:Path # A run's folder, evaluated
               ) -> str:
     "A README for the hub, in Markdown. Raises FileNotFoundError where the run has not been evaluated."
@@ -691,7 +708,7 @@ The code is MIT. {"The phantoms are drawn by that code." if drawn else "The weig
 Trained with seed {config["seed"]}, {config["train"]["epochs"]} epochs at most, best epoch {info["best"]["epoch"]}; commit {info["git_commit"]}, torch {info["versions"]["torch"]}.
 """
 
-# %% ../nbs/03_train.ipynb #00000095
+# %% ../nbs/03_train.ipynb #00000096
 def push_to_hub(run:str|Path, # A run's folder, evaluated
                 repo_id:str, # owner/name
                 private:bool=True) -> str: # Its address
