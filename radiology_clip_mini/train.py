@@ -34,8 +34,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from .data import (SPLITS, DataConfig, StudyData, augment, batches, clear_errors, epoch_batches, fingerprint, in_order,
-                                      leak_report, normalise, prepare_data, skip_summary, write_atomic)
+from .data import SPLITS, DataConfig, StudyData, augment, batches, clear_errors, epoch_batches, fingerprint, in_order
+from .data import leak_report, normalise, prepare_data, skip_summary, write_atomic
 from .loss import average_gradients, backward_in_chunks, clamp_logit_scale_, clip_loss, gather_rows, own_rows, process, refuse_batch_norm, sigmoid_loss
 from .metrics import embed, retrieval_metrics
 from .models import CLIPMini, ModelConfig
@@ -413,7 +413,7 @@ def plot_history(run:Path # A run's folder
     left.set(xlabel="step", ylabel="loss", title="training loss")
     left.legend()
     for name in ("R@10", "R@1"): right.plot([r["epoch"] for r in epochs], [r["val"][name] for r in epochs], marker="o", label=name)
-    right.axhline(10/n_val, color="black", ls=":", label="R@10 by chance")
+    right.axhline(min(1, 10/n_val), color="black", ls=":", label="R@10 by chance")
     right.set(xlabel="epoch", ylim=(0, 1), title=f"{n_val} validation studies")
     right.legend()
     return fig
