@@ -144,13 +144,13 @@ def test_damaged_annotation(home, tree): readable(home, {"annotation.json": json
 
 
 @fuzz(60)
-@given(content=damaged(sources.json.dumps(R2GEN).encode()))
+@given(content=damaged(json.dumps(R2GEN).encode()))
 def test_a_damaged_archive(home, content): readable(home, {"NLMCXR_reports.tgz": content}, "openi")
 
 
 ROW = dict(uid=1, MeSH="normal", findings="Clear lungs.", impression=None, img_frontal=b"x", img_lateral=None)
 
-@fuzz(120)
+@fuzz(90)
 @given(name=st.sampled_from(sorted(ROW)), value=anything | st.binary(max_size=20), keep=st.booleans())
 def test_cells_of_other_types(home, name, value, keep):
     "A parquet file with a column of another type, or without it."
@@ -162,7 +162,7 @@ def test_cells_of_other_types(home, name, value, keep):
     survives("table", lambda: read_studies(DataConfig(source=str(path), cache_dir=str(home/"hub"))), path)
 
 
-@fuzz(60)
+@fuzz(40)
 @given(cut=st.floats(0, 1), fill=st.binary(max_size=20))
 def test_a_damaged_parquet_file(home, cut, fill):
     pq.write_table(pa.table({k: [v] for k, v in ROW.items()}), whole := home/"whole.parquet")
@@ -184,11 +184,12 @@ def test_any_mapping(home, columns):
 @fuzz(100)
 @given(source=st.text(max_size=30) | st.sampled_from(["", ".", "..", "\0", "~", "~nobody/x", "C:\\x", "s3://x/y", "a"*300, "hub ", "x/y/z", "file:///x"]))
 def test_any_source(home, source, monkeypatch):
+    (inner := home/"no/data/here").mkdir(exist_ok=True, parents=True)
     with monkeypatch.context() as m:
-        m.chdir(home)
+        m.chdir(inner)
         m.setattr(sources, "load_dataset", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("offline")))
         if source in ("hub", "phantom"): return
-        survives("source", lambda: read_studies(DataConfig(source=source)), "hub", "holds no data", "holds no usable study")
+        survives("source", lambda: read_studies(DataConfig(source=source)), "hub", "holds no data", "holds no usable study", "too long")
 
 
 # Words
@@ -251,7 +252,7 @@ def test_a_picture_that_claims_to_be_huge():
 @fuzz(100)
 @given(value=anything | st.binary(max_size=20) | st.dictionaries(st.sampled_from(["bytes", "path"]), st.none() | st.text(max_size=9) | st.binary(max_size=9)))
 def test_any_image_cell(value):
-    survives("image cell", lambda: sources.image_bytes(value), "image")
+    survives("image cell", lambda: sources._image_cell(value), "")
 
 
 # Splits
@@ -392,7 +393,7 @@ def set_traps(folder, sprung):
     "Everything by which libraries run a folder's code: modules named in its settings, and pickles."
     code = f"open({str(sprung)!r}, 'w')\nclass Own: pass\n"
     for name in ("modeling_own.py", "tokenization_own.py", "conftest.py", "__init__.py"): (folder/name).write_text(code)
-    own = {f"Auto{kind}": f"modeling_own.Own" for kind in ("Config", "Model", "Tokenizer")}
+    own = {f"Auto{kind}": "modeling_own.Own" for kind in ("Config", "Model", "Tokenizer")}
     for name in ("config.json", "tokenizer_config.json"):
         settings = json.loads((folder/name).read_text()) if (folder/name).exists() else {}
         for part in (settings, settings.get("text", {})): part["auto_map"] = own if name == "config.json" else {"AutoTokenizer": ["tokenization_own.Own", None]}
@@ -434,7 +435,7 @@ def test_a_foreign_folder_runs_no_code(home, model_folder, monkeypatch, kind, we
 # The commands
 
 @pytest.mark.parametrize("argv", [["--config"], ["--config", "\0"], ["--config", "demo", "--data.source", "\0"], ["--config", "demo", "--paths.results_dir", "\0"],
-                                  ["--config", "demo", "--data.columns", "{text: x}"], ["--config", "demo", "--data.split_file", "."], ["--", "--x"], ["demo"]])
+                                  ["--config", "demo", "--data.source", ".", "--data.columns", "{text: x}"], ["--config", "demo", "--data.phantoms=8", "--data.split_file", "."], ["--", "--x"], ["demo"]])
 def test_commands_end_with_a_message(argv, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["rclip_train", *argv])
@@ -445,6 +446,6 @@ def test_commands_end_with_a_message(argv, monkeypatch, capsys, tmp_path):
 
 def test_there_were_enough(request):
     "Two thousand inputs and more, most of them refused."
-    if any(item.get_closest_marker("parametrize") is None and not hasattr(item, "callspec") for item in []) or len(request.session.items) < 20: pytest.skip("only some of the tests were run")
+    if len(request.session.items) < 40: pytest.skip("only some of the tests were run")
     print(f"\n{sum(SEEN.values()):,} inputs, {sum(REFUSED.values()):,} refused: " + ", ".join(f"{k} {REFUSED[k]}/{n}" for k, n in SEEN.items()))
     assert sum(SEEN.values()) >= 2000 and sum(REFUSED.values()) >= 1000
