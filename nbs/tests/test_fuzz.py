@@ -2,6 +2,7 @@
 import base64, copy, io, json, pickle, shutil, sys, warnings
 from collections import Counter
 from contextlib import redirect_stderr
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 from radiology_clip_mini import data, metrics, models, others, search, sources, train
 from radiology_clip_mini.data import DataConfig, clear_errors, read_studies
@@ -320,6 +322,10 @@ def model_folder(home):
     return run/"best"
 
 
+@lru_cache
+def home_model(folder): return models.CLIPMini.from_pretrained(folder)
+
+
 RUN = dict(config=dict(seed=1, data=dict(source="phantom", phantoms=8, image_size=32)), data=dict(fingerprint="0"*16))
 
 def damaged_copy(home, model_folder, name, content):
@@ -352,6 +358,33 @@ def test_damaged_run(home, tree, text, content):
     (folder/"run.json").write_bytes(content if text else json.dumps(tree).encode())
     (folder/"splits.json").write_text("{}")
     survives("run.json", lambda: metrics._data_settings(metrics._read_info(folder)[0], folder), folder)
+
+
+RESUMED = dict(config=train.asdict(train.Config()), data=dict(fingerprint="0"*16))
+
+@pytest.mark.skipif(not hasattr(train, "resume_config"), reason="this version does not resume runs")
+@fuzz(120)
+@given(tree=replanted(RESUMED), text=st.booleans(), content=damaged(json.dumps(RESUMED).encode()))
+def test_damaged_run_to_resume(home, parser, tree, text, content):
+    folder = home/f"{next(NAMES)}"
+    folder.mkdir()
+    (folder/"run.json").write_bytes(content if text else json.dumps(tree).encode())
+    survives("resumed", lambda: train.check_config(train.resume_config(folder)), folder, "config", *train.Config.__dataclass_fields__)
+
+
+@pytest.mark.skipif(not hasattr(train, "load_checkpoint"), reason="this version does not resume runs")
+@fuzz(40)
+@given(cut=st.floats(0, 1), fill=st.binary(max_size=30), tree=replanted(dict(progress=dict(step=1, best={}, seconds=1.), scaler=None)), text=st.booleans())
+def test_damaged_checkpoint(home, model_folder, cut, fill, tree, text):
+    model = home_model(model_folder)
+    run = home/f"{next(NAMES)}"
+    (run/"last").mkdir(parents=True)
+    tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
+    path = run/train.CHECKPOINT
+    save_file(tensors, path, metadata=dict(info=json.dumps(tree) if text else json.dumps(dict(progress=dict(step=1), scaler=None))))
+    if not text: path.write_bytes(path.read_bytes()[:int(cut * path.stat().st_size)] + fill)
+    optimizer = torch.optim.SGD(model.parameters(), lr=.1)
+    survives("checkpoint", lambda: train.load_checkpoint(run, model, optimizer, train.make_accelerator(False)), run)
 
 
 @fuzz(60)
