@@ -82,7 +82,7 @@ def _read_path(path:Path, cfg:DataConfig, skipped:dict) -> Dataset:
 # %% ../nbs/00_data.ipynb #0000000b
 def source_path(source:str) -> Path:
     "Where a local source lies, whether or not it is there."
-    return Path("/kaggle/input" if source == "kaggle" else source).expanduser()
+    return Path(os.path.expanduser("/kaggle/input" if source == "kaggle" else source)) # an unknown user's ~ stays as it is
 
 def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
     "All studies of the source that `cfg` names."
@@ -412,7 +412,7 @@ def _check_space(folder:Path, size:int) -> None:
 
 def cache_root(cache_dir:str|None) -> Path:
     "The folder of all image caches; any of them may be deleted at any time."
-    return Path(cache_dir or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()/"radiology_clip_mini"
+    return Path(os.path.expanduser(cache_dir or os.environ.get("XDG_CACHE_HOME") or "~/.cache"))/"radiology_clip_mini"
 
 # %% ../nbs/00_data.ipynb #0000005f
 def build_cache(studies:Dataset, # n rows of `STUDY_FEATURES`

@@ -286,7 +286,7 @@ def find_ckpt(ckpt:str|Path|None=None, # A model folder (best or last) or a run 
     latest = Path(results_dir)/"latest.txt"
     if ckpt is None and not latest.is_file():
         raise FileNotFoundError(f"{latest} does not exist, so there is no latest model. Train one with rclip_train --config demo, or give --ckpt FOLDER")
-    folder = Path(ckpt) if ckpt else Path(latest.read_text(encoding="utf-8").strip())
+    folder = Path(ckpt) if ckpt else Path(latest.read_text(encoding="utf-8", errors="replace").strip())
     if not ckpt and not folder.exists(): folder = Path(results_dir).joinpath(*folder.parts[-2:])
     if (folder/"best").is_dir(): folder = folder/"best"
     if not folder.is_dir(): raise FileNotFoundError(f"there is no model folder {folder}; --ckpt takes a run's best or last folder")

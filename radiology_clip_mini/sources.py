@@ -8,7 +8,7 @@ __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'FINDINGS', 'HUB_ID', 'HUB_COLUMNS
            'image_bytes', 'read_hub', 'read_mapped', 'read_folder', 'write_stand_in']
 
 # %% ../nbs/sources.ipynb #00000002
-import base64, binascii, io, json, re, tarfile, warnings
+import base64, io, json, re, tarfile, warnings
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Iterator
@@ -226,7 +226,7 @@ def _annotation(path:Path) -> dict[str, list[dict]]: # Split to entries with id,
     try:
         splits = json.loads(path.read_text(encoding="utf-8"))
         for entries in splits.values():
-            for e in entries: e["id"], e["report"], e["image_path"]
+            for e in entries: e["id"] + e["report"], [Path(p) for p in e["image_path"]]
         return splits
     except (ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f"{path} is not R2Gen's annotation.json ({type(e).__name__}: {e})") from e
 
@@ -259,7 +259,7 @@ def image_bytes(value, # bytes, base64 text, {"bytes": …}, {"path": …}, a PI
         return png.getvalue()
     if not isinstance(value, str): return value
     try: return base64.b64decode(value, validate=True)
-    except binascii.Error: return value.encode()
+    except ValueError: return value.encode(errors="replace")
 
 # %% ../nbs/sources.ipynb #0000004c
 HUB_ID = "ykumards/open-i"
@@ -306,14 +306,19 @@ def _open_table(source:str, split_spec:str, cache_dir:str|None, columns) -> Data
         if isinstance(feature, Image): table = table.cast_column(name, Image(decode=False))
     return table
 
+# %% ../nbs/sources.ipynb #e300005089
+def _map_rows(table:Dataset, source:str, to_study, **settings) -> Dataset:
+    "Every row as a study. Raises ValueError for a cell that is neither text nor an image."
+    try: return table.map(to_study, features=STUDY_FEATURES, remove_columns=table.column_names, desc="reading studies", **settings)
+    except (TypeError, AttributeError, ValueError) as e: raise ValueError(f"{source} has a cell that is no text, no label or no image ({type(e).__name__}: {e})") from e
+
 # %% ../nbs/sources.ipynb #00000050
 def read_hub(source:str=HUB_ID, # A hub id, or a .parquet file (or a folder of them) with the hub's columns
              split_spec:str="train", # As `datasets` reads it: "train", "train[:500]"
              cache_dir:str|None=None, # Where `datasets` keeps its files; None for its default
             ) -> Dataset:
     "All studies of a table with the hub's columns as `STUDY_FEATURES`. Raises OSError where the hub cannot be reached, ValueError for other columns."
-    table = _open_table(source, split_spec, cache_dir, HUB_COLUMNS)
-    return table.map(_hub_study, features=STUDY_FEATURES, remove_columns=table.column_names, desc="reading studies")
+    return _map_rows(_open_table(source, split_spec, cache_dir, HUB_COLUMNS), source, _hub_study)
 
 # %% ../nbs/sources.ipynb #00000059
 _MAPPABLE = ("study_id", "patient_id", "text", "labels", "frontal", "lateral")
@@ -338,8 +343,7 @@ def read_mapped(source:str, # A hub id, a .parquet file, a folder of them, or a 
                 split_spec:str="train", cache_dir:str|None=None) -> Dataset:
     "All studies of a table of any shape as `STUDY_FEATURES`. Raises ValueError for columns it does not have."
     _check_mapping(columns)
-    table = _open_table(source, split_spec, cache_dir, columns.values())
-    return table.map(_mapped_study, with_indices=True, fn_kwargs=dict(columns=columns), features=STUDY_FEATURES, remove_columns=table.column_names, desc="reading studies")
+    return _map_rows(_open_table(source, split_spec, cache_dir, columns.values()), source, _mapped_study, with_indices=True, fn_kwargs=dict(columns=columns))
 
 # %% ../nbs/sources.ipynb #00000060
 def _labels(terms:str|None, # Findings with ";" between them
