@@ -113,7 +113,7 @@ def test_eval_and_viz_refuse(call, command, trained):
     shutil.copytree(best.parent, "other"); Path("other/run.json").write_text("{}")
     refuses(call(command, "--ckpt", "other"), "was not written by this project's training")
     if command == "rclip_eval": refuses(call(command, "--ckpt", best, "--split", "dev"), "there is no split 'dev'")
-    if command == "rclip_viz": refuses(call(command, "--ckpt", best, "--study", "x"), "study 'x' is not in this split")
+    if command == "rclip_viz": refuses(call(command, "--ckpt", best, "--study", "x"), "study 'x' is not in this gallery")
 
 
 def test_eval_options(call, trained):
