@@ -169,7 +169,7 @@ def answer_figure(gallery:Gallery, # Whom to ask
     fig.suptitle(textwrap.fill(query.name, 30*n_columns), fontsize=9, parse_math=False)
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #74bc9981
+# %% ../nbs/05_gradcam.ipynb #7b421e91
 _STYLE = """<style>
 .rclip .widget-html-content {line-height: 1.4}
 .rclip figure {margin: 0 0 4px} .rclip figure > div {position: relative; line-height: 0} .rclip figure img {width: 100%; border-radius: 3px}
@@ -178,7 +178,7 @@ _STYLE = """<style>
 .rclip figcaption {font-size: 12px; overflow-wrap: anywhere}
 .rclip .card {max-height: 11em; overflow: auto; padding: 4px; border: 1px solid #8886; border-radius: 3px; font-size: 12px}
 .rclip .own {outline: 4px solid limegreen; outline-offset: -2px}
-.rclip .views {display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 8px}
+.rclip .views {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(240px, 44vw), 1fr)); gap: 8px}
 .rclip .error {border-left: 4px solid #d33; padding: 4px 8px}
 </style>"""
 
