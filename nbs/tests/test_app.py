@@ -100,19 +100,20 @@ def upload(page, path):
 
 def use(page, tmp_path):
     "What a user does, by keyboard where that is possible."
-    heading, alert, heat = page.get_by_text("nearest to:"), page.get_by_role("alert"), page.locator(".rclip img.heat")
-    cards = page.get_by_role("button", name=re.compile(r"^\d+: cosine"))
-    page.get_by_label("phrase").fill("large heart")
+    box, heat = page.locator(".rclip"), page.locator(".rclip img.heat")
+    heading, alert = box.get_by_text("nearest to:"), box.get_by_role("alert")
+    cards = box.get_by_role("button", name=re.compile(r"^\d+: cosine"))
+    box.get_by_label("phrase").fill("large heart")
     page.keyboard.press("Enter")
     api.expect(heat).to_have_count(2)
     api.expect(heading).to_have_text("Radiographs nearest to: large heart")
     api.expect(cards).to_have_count(4)
-    api.expect(page.locator(".rclip span[title^='+'], .rclip span[title^='-']").first).to_be_visible()
-    first = page.locator(".rclip small").locator("..").inner_text()
+    api.expect(box.locator("span[title^='+'], span[title^='-']").first).to_be_visible()
+    first = box.locator("small").locator("..").inner_text()
     cards.nth(1).focus()
     page.keyboard.press("Enter")
-    api.expect(page.locator(".rclip small").locator("..")).not_to_have_text(first)
-    page.locator(".rclip .noUi-handle").nth(1).focus()
+    api.expect(box.locator("small").locator("..")).not_to_have_text(first)
+    box.locator(".noUi-handle").nth(1).focus()
     before = heat.first.evaluate("e => getComputedStyle(e).opacity")
     page.keyboard.press("ArrowLeft")
     page.wait_for_function("o => getComputedStyle(document.querySelector('.rclip img.heat')).opacity < o", arg=before)
@@ -124,11 +125,11 @@ def use(page, tmp_path):
     upload(page, tmp_path/"own.png")
     api.expect(heading).to_have_text("Reports nearest to: file own.png")
     api.expect(alert).to_have_count(0)
-    page.get_by_label("asked").select_option("large heart")
+    box.get_by_label("asked").select_option("large heart")
     api.expect(heading).to_have_text("Radiographs nearest to: large heart")
     with page.expect_download() as saved:
-        page.get_by_role("button", name="save figure").click()
-        page.get_by_role("link", name="large-heart.png").click()
+        box.get_by_role("button", name="save figure").click()
+        box.get_by_role("link", name="large-heart.png").click()
     assert Path(saved.value.path()).read_bytes()[:4] == b"\x89PNG"
     assert page.evaluate("[...document.querySelectorAll('.rclip img')].every(i => i.naturalWidth > 0)")
 
