@@ -116,13 +116,13 @@ def study_query(gallery:Gallery, i:int, # Its place
     if by == "report": return Query(f"report {study['study_id']}", line["text_emb"], study["text"], place=i)
     return Query(f"radiograph {study['study_id']}", line["image_emb"], views=gallery.views(i), place=i)
 
-# %% ../nbs/gallery.ipynb #49830021
+# %% ../nbs/gallery.ipynb #9bc37cbe
 @torch.no_grad()
 def file_query(gallery:Gallery, name:str, # The file's name, for messages
                content:bytes, # PNG, JPEG or DICOM
               ) -> Query:
     "A radiograph that is not in the gallery asks. Raises ValueError where it cannot be read."
-    try: pixels = read_grey(dict(bytes=bytes(content)), gallery.pixels(0).shape[0])
+    try: pixels = np.array(read_grey(dict(bytes=bytes(content)), gallery.pixels(0).shape[0]))
     except Exception as e: # whatever a broken file makes a decoder raise
         raise ValueError(f"{name} is no PNG, JPEG or DICOM that can be read ({e if type(e) is ValueError else type(e).__name__})") from e
     emb = gallery.model.encode_image(gallery.model.preprocess(pixels[None]))[0].float().cpu().numpy()
@@ -152,7 +152,7 @@ def word_effects(model:CLIPMini, text:str,
     scores = model.encode_text([" ".join(words), *without]).float().cpu().numpy() @ emb
     return [(" ".join(words[at] for at in part), float(scores[0] - score)) for part, score in zip(parts, scores[1:])]
 
-# %% ../nbs/gallery.ipynb #1d15be3e
+# %% ../nbs/gallery.ipynb #47a9abdd
 def image_uri(image:Image.Image, form:str="JPEG") -> str:
     "An image as an address that holds it."
     image.save(out := io.BytesIO(), form, **(dict(quality=88) if form == "JPEG" else dict(compress_level=1)))
@@ -160,8 +160,8 @@ def image_uri(image:Image.Image, form:str="JPEG") -> str:
 
 def heat_image(cam:np.ndarray # (h, w) in [0, 1]
               ) -> Image.Image:
-    "A heat map that is clear where it is 0."
-    return Image.fromarray(np.uint8(255 * np.dstack([colormaps["inferno"](cam)[..., :3], cam])))
+    "A heat map that is clear where it is 0; the upper part of inferno, from red over orange to yellow."
+    return Image.fromarray(np.uint8(255 * np.dstack([colormaps["inferno"](.45 + .55*cam)[..., :3], cam])))
 
 # %% ../nbs/gallery.ipynb #13bf7d11
 def radiograph_html(pixels:np.ndarray, # (h, w) uint8

@@ -51,10 +51,11 @@ def _similarity_map(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor) 
         grads, = torch.autograd.grad(score, maps)
     return F.relu((grads.mean((2, 3), keepdim=True) * maps).sum(1)).detach()
 
-# %% ../nbs/05_gradcam.ipynb #0000000d
+# %% ../nbs/05_gradcam.ipynb #f9926291
 def grad_cam(model:CLIPMini, # Its mode is given back as it was
              image:np.ndarray|torch.Tensor, # (h, w) uint8, or (3, h, w) float already normalised
              text:str, # Any words
+             minus:str|None=None, # Words to compare with: the map is for the difference of the two cosines
             ) -> np.ndarray: # (h, w) in [0, 1]; 1 is where the image speaks most for the text
     "Text-conditioned Grad-CAM on the last convolutional block (arXiv:1610.02391). Raises ValueError for other shapes, and for transformers."
     image = torch.as_tensor(image)
@@ -62,7 +63,7 @@ def grad_cam(model:CLIPMini, # Its mode is given back as it was
     images = (normalise(image[None]) if image.ndim == 2 else image[None].clone()).to(model.device)
     training = model.training
     model.eval()
-    with torch.no_grad(): text_emb = model.encode_text([text])[0]
+    with torch.no_grad(): text_emb = model.encode_text([text])[0] - (0 if minus is None else model.encode_text([minus])[0])
     cam = _similarity_map(model, images, text_emb)
     model.train(training)
     cam = F.interpolate(cam[:, None], images.shape[2:], mode="bilinear")[0, 0]
@@ -144,15 +145,33 @@ def retrieval_grid(gallery:Gallery, # Whom to ask
         _row(axes, gallery, query, answer(gallery, query, k))
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #0ec010fd
+# %% ../nbs/05_gradcam.ipynb #062cf628
 def query_map(gallery:Gallery, query:Query,
               pixels:np.ndarray, # (h, w) uint8
               report:str, # What the map is for, where a radiograph asks
              ) -> np.ndarray: # (h, w) in [0, 1]
     "The heat map that belongs to an answer."
-    return grad_cam(gallery.model, pixels, query.text or report)
+    return grad_cam(gallery.model, pixels, query.text or report, query.minus)
 
-# %% ../nbs/05_gradcam.ipynb #4897cf72
+# %% ../nbs/05_gradcam.ipynb #5bd148f5
+def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]]) -> Figure:
+    "Radiographs, and below them the same with their maps."
+    fig = Picture(2.3*len(found), 5.7)
+    above, below = fig.subplots(2, len(found), squeeze=False)
+    _row(above, gallery, query, found, first=0)
+    for ax, (j, _) in zip(below, found): show_radiograph(ax, gallery.pixels(j), query_map(gallery, query, gallery.pixels(j), ""), view=gallery.view(j))
+    return fig
+
+def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]]) -> Figure:
+    "The map for the nearest report, the radiograph itself, and the reports."
+    (view, pixels), nearest_report = next(iter(query.views.items())), gallery.study(found[0][0])["text"]
+    fig = Picture(2.3*(len(found)+2), 3)
+    first, *axes = fig.subplots(1, len(found)+2)
+    show_radiograph(first, pixels, query_map(gallery, query, pixels, nearest_report), "map for the nearest report", view=view)
+    _row(axes, gallery, query, found)
+    return fig
+
+# %% ../nbs/05_gradcam.ipynb #2a4f4794
 def answer_figure(gallery:Gallery, # Whom to ask
                   query:Query, # As `phrase_query`, `study_query` and `file_query` make them
                   k:int=4, # How many answers
@@ -160,13 +179,8 @@ def answer_figure(gallery:Gallery, # Whom to ask
                  ) -> Figure:
     "The k studies nearest to a question, with heat maps."
     found = answer(gallery, query, k, finding)
-    n_rows, n_columns = (2, len(found)) if query.text else (1, len(found)+2)
-    fig = Picture(2.3*n_columns, 2.7*n_rows + .3)
-    rows = fig.subplots(n_rows, n_columns, squeeze=False)
-    _row(rows[0, 0 if query.text else 1:], gallery, query, found, first=0 if query.text else 1)
-    asked = zip(rows[-1], ((gallery.pixels(j), gallery.view(j), j) for j, _ in found)) if query.text else [(rows[0, 0], (*next((p, v) for v, p in query.views.items()), found[0][0]))]
-    for ax, (pixels, view, j) in asked: show_radiograph(ax, pixels, query_map(gallery, query, pixels, gallery.study(j)["text"]), "" if query.text else "map for the nearest report", view=view)
-    fig.suptitle(textwrap.fill(query.name, 30*n_columns), fontsize=9, parse_math=False)
+    fig = (_phrase_figure if query.text else _radiograph_figure)(gallery, query, found)
+    fig.suptitle(textwrap.fill(query.name, 30*len(found)), fontsize=9, parse_math=False)
     return fig
 
 # %% ../nbs/05_gradcam.ipynb #7b421e91

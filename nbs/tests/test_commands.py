@@ -135,7 +135,7 @@ def test_import_is_light():
     "The package itself imports nothing heavy, and all of it imports without Jupyter."
     light = "import sys, radiology_clip_mini; assert not {'torch', 'numpy', 'datasets'} & set(sys.modules)"
     bare = ("import sys; sys.modules.update({m: None for m in ('IPython', 'ipywidgets', 'ipykernel', 'jupyterlab', 'nbdev')});"
-            "from radiology_clip_mini import data, models, loss, metrics, train, gradcam, phantom")
+            "from radiology_clip_mini import data, models, loss, metrics, train, gallery, gradcam, app, phantom")
     for code in (light, bare): subprocess.run([sys.executable, "-c", code], check=True)
 
 
