@@ -33,6 +33,7 @@ class ModelConfig:
     image_weights: str = "imagenet" # "imagenet" (downloaded by torchvision), "none" (random) or a .safetensors or .pth file
     text_encoder: str = "distilbert-base-uncased" # A Hugging Face encoder by name or folder, or "scratch": small, learned from the training texts
     temperature_init: float = 0.07 # The temperature at the start
+    bias_init: float | None = None # The bias of all logits at the start, for train.loss sigmoid (SigLIP: -10); null for none
     fusion: Literal["mean", "gate"] = "mean" # How two views of a study become one embedding, with data.views both
     max_length: int = 128 # Tokens after which a text is cut; IU X-Ray's reports rarely reach 100
 
@@ -169,11 +170,12 @@ class CLIPMini(nn.Module):
         self.text_projection = nn.Linear(self.text_encoder.config.hidden_size, config.embed_dim, bias=False)
         self.fusion = ViewFusion(config.embed_dim, config.fusion)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature_init)))
+        self.logit_bias = None if config.bias_init is None else nn.Parameter(torch.tensor(float(config.bias_init)))
 
     @property
     def device(self) -> torch.device: return self.logit_scale.device
 
-# %% ../nbs/01_models.ipynb #0f000001
+# %% ../nbs/01_models.ipynb #00000031
 @patch
 def preprocess(self:CLIPMini,
                pixels:np.ndarray|torch.Tensor, # (…, h, w) uint8
@@ -181,15 +183,16 @@ def preprocess(self:CLIPMini,
     "Grey bytes as images for `encode_image`."
     return normalise(torch.as_tensor(pixels).to(self.device))
 
-# %% ../nbs/01_models.ipynb #00000031
+# %% ../nbs/01_models.ipynb #00000033
 @patch
 def encode_image(self:CLIPMini,
-                 images:torch.Tensor, # (n, 3, h, w) normalised images, or (n, v, 3, h, w) with v views a study
+                 images:torch.Tensor, # (n, 3, h, w) normalised images, or (n, v, 3, h, w) with v views a study; or what the encoder made of them, (n, width) or (n, v, width)
                  present:torch.Tensor|None=None, # (n, v) bool, which views are there; None for all
                 ) -> torch.Tensor: # (n, embed_dim) unit rows
     "One embedding for each image, or for each study."
     images = images.to(self.device)
-    if images.ndim == 4: return F.normalize(self.image_projection(self.image_encoder(images)), dim=-1)
+    if images.ndim == 4: images = self.image_encoder(images)
+    if images.ndim == 2: return F.normalize(self.image_projection(images), dim=-1)
     if images.shape[1] == 1: return self.encode_image(images[:, 0])
     present = torch.ones(images.shape[:2], dtype=torch.bool, device=self.device) if present is None else present.to(self.device)
     found = self.encode_image(images[present])
@@ -197,7 +200,7 @@ def encode_image(self:CLIPMini,
     views[present] = found
     return self.fusion(views, present)
 
-# %% ../nbs/01_models.ipynb #00000033
+# %% ../nbs/01_models.ipynb #00000035
 @patch
 def tokenize(self:CLIPMini, texts:list[str]) -> dict[str, torch.Tensor]:
     "input_ids and attention_mask, (n, longest text), cut at `max_length` tokens."
@@ -209,21 +212,54 @@ def token_table(self:CLIPMini, texts:list[str]) -> TokenTable:
     "The tokens of all `texts`, cut once and padded later: `table[rows]` is what `tokenize` gives for those rows."
     return TokenTable(self.tokenizer(list(texts), truncation=True, max_length=self.config.max_length)["input_ids"], self.tokenizer.pad_token_id)
 
-# %% ../nbs/01_models.ipynb #00000034
+# %% ../nbs/01_models.ipynb #00000036
 @patch
-def encode_text(self:CLIPMini, texts:list[str]|dict) -> torch.Tensor:
-    "Texts, or their tokens, as (n, embed_dim) unit rows."
-    tokens = {k: v.to(self.device) for k, v in (texts if isinstance(texts, dict) else self.tokenize(texts)).items()}
-    hidden = self.text_encoder(**tokens).last_hidden_state
-    return F.normalize(self.text_projection(masked_mean(hidden, tokens["attention_mask"])), dim=-1)
+def text_features(self:CLIPMini, tokens:dict) -> torch.Tensor: # (n, width)
+    "What the text encoder makes of some texts, before the projection."
+    tokens = {k: v.to(self.device) for k, v in tokens.items()}
+    return masked_mean(self.text_encoder(**tokens).last_hidden_state, tokens["attention_mask"])
 
-# %% ../nbs/01_models.ipynb #0000003c
 @patch
-def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict, present:torch.Tensor|None=None) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_text(self:CLIPMini, texts:list[str]|dict|torch.Tensor) -> torch.Tensor:
+    "Texts, or their tokens, or their features, as (n, embed_dim) unit rows."
+    if isinstance(texts, list): texts = self.tokenize(texts)
+    features = texts.to(self.device) if isinstance(texts, torch.Tensor) else self.text_features(texts)
+    return F.normalize(self.text_projection(features), dim=-1)
+
+# %% ../nbs/01_models.ipynb #0000003e
+@patch
+def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict|torch.Tensor, present:torch.Tensor|None=None) -> tuple[torch.Tensor, torch.Tensor]:
     "Image and text embeddings, each (n, embed_dim) unit rows."
     return self.encode_image(images, present), self.encode_text(texts)
 
 # %% ../nbs/01_models.ipynb #00000042
+def _first_half(net:nn.Module) -> list[nn.Module]:
+    "The first half of the modules that hold parameters of their own; of ResNet-18, all up to its second stage."
+    layers = [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))]
+    return layers[:len(layers)//2]
+
+@patch
+def freeze(self:CLIPMini, what:str # none, embeddings, text, image or stages
+          ) -> CLIPMini:
+    "Takes a part of the encoders out of training; projections, fusion and temperature always learn."
+    whole = dict(none=[], embeddings=[self.text_encoder.get_input_embeddings()], text=self.text_encoder.modules(), image=self.image_encoder.modules(),
+                 stages=_first_half(self.image_encoder) + _first_half(self.text_encoder))
+    for module in whole[what]:
+        for p in module.parameters(recurse=False): p.requires_grad_(False)
+    return self
+
+# %% ../nbs/01_models.ipynb #00000046
+@patch
+def train_mode(self:CLIPMini, freeze_norm:bool=False # Keep all of BatchNorm in evaluation mode
+              ) -> CLIPMini:
+    "Training mode for all that learns; frozen parts stay in evaluation mode."
+    self.train()
+    for m in self.modules():
+        frozen = not any(p.requires_grad for p in m.parameters()) and any(True for _ in m.parameters())
+        if frozen or freeze_norm and isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+    return self
+
+# %% ../nbs/01_models.ipynb #0000004c
 @patch
 def save_pretrained(self:CLIPMini, folder:str|Path) -> Path:
     "Writes model.safetensors, config.json and the tokenizer into `folder`, which is made if needed; returns it."
@@ -237,7 +273,7 @@ def save_pretrained(self:CLIPMini, folder:str|Path) -> Path:
         for file in Path(part).iterdir(): os.replace(file, folder/file.name)
     return folder
 
-# %% ../nbs/01_models.ipynb #00000043
+# %% ../nbs/01_models.ipynb #0000004d
 def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
     "The two parts of a saved model's config.json: our settings and those of the text encoder."
     try: config = json.loads((folder/"config.json").read_text(encoding="utf-8"))
@@ -246,14 +282,14 @@ def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{folder/'config.json'} is of another kind of model: it needs the keys model and text, with this project's settings ({e})") from e
 
-# %% ../nbs/01_models.ipynb #00000044
+# %% ../nbs/01_models.ipynb #0000004e
 def _saved_text_encoder(folder:Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     "The text encoder of a saved model, still without its weights, and the tokenizer."
     _, text = _read_config(folder)
     try: return AutoModel.from_config(AutoConfig.for_model(**text)), AutoTokenizer.from_pretrained(folder)
     except Exception as e: raise ValueError(f"the text encoder or tokenizer in {folder} is damaged ({type(e).__name__}: {e})") from e # the library raises many kinds
 
-# %% ../nbs/01_models.ipynb #00000045
+# %% ../nbs/01_models.ipynb #0000004f
 @patch(cls_method=True)
 def from_pretrained(cls:CLIPMini,
                     name:str|Path, # A folder that `save_pretrained` wrote, or a hub id
@@ -268,7 +304,7 @@ def from_pretrained(cls:CLIPMini,
     except (RuntimeError, SafetensorError) as e: raise ValueError(f"{folder/'model.safetensors'} does not fit its config.json: {str(e).splitlines()[0]}") from e
     return model.eval()
 
-# %% ../nbs/01_models.ipynb #00000046
+# %% ../nbs/01_models.ipynb #00000050
 def _fetch(name:str) -> Path:
     "The files of a model on the hub, and no others, in a local folder."
     try: return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors", "tokenizer*"]))
