@@ -113,7 +113,7 @@ def test_eval_and_viz_refuse(call, command, trained):
     shutil.copytree(best.parent, "other"); Path("other/run.json").write_text("{}")
     refuses(call(command, "--ckpt", "other"), "was not written by this project's training")
     if command == "rclip_eval": refuses(call(command, "--ckpt", best, "--split", "dev"), "there is no split 'dev'")
-    if command == "rclip_viz": refuses(call(command, "--ckpt", best, "--study", "x"), "study 'x' is not in this split")
+    if command == "rclip_viz": refuses(call(command, "--ckpt", best, "--study", "x"), "study 'x' is not in this gallery")
 
 
 def test_eval_options(call, trained):
@@ -135,7 +135,7 @@ def test_import_is_light():
     "The package itself imports nothing heavy, and all of it imports without Jupyter."
     light = "import sys, radiology_clip_mini; assert not {'torch', 'numpy', 'datasets'} & set(sys.modules)"
     bare = ("import sys; sys.modules.update({m: None for m in ('IPython', 'ipywidgets', 'ipykernel', 'jupyterlab', 'nbdev')});"
-            "from radiology_clip_mini import data, models, loss, metrics, train, gradcam, phantom")
+            "from radiology_clip_mini import data, models, loss, metrics, train, gallery, gradcam, app, phantom")
     for code in (light, bare): subprocess.run([sys.executable, "-c", code], check=True)
 
 
