@@ -601,7 +601,7 @@ def batches(data:StudyData, # Studies and images
     "A batch of images and tokens for each part."
     for part in parts:
         at = rows[part]
-        yield Batch(torch.from_numpy(data.pixels(at)), torch.from_numpy(data.shown[at] >= 0), tokens[part], torch.from_numpy(data.text_id[at]), torch.from_numpy(at))
+        yield Batch(torch.as_tensor(data.pixels(at)), torch.from_numpy(data.shown[at] >= 0), tokens[part], torch.from_numpy(data.text_id[at]), torch.from_numpy(at))
 
 def in_order(n:int, batch_size:int) -> list[np.ndarray]:
     "Positions 0 … n-1 in order, for evaluation."

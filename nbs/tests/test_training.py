@@ -1,0 +1,188 @@
+"""Training in several processes, and training that is killed: what it loses (nothing) and what it says."""
+import json, multiprocessing, os, random, resource, signal, socket, subprocess, sys, time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and gloo as POSIX has them")
+multi = multiprocessing.get_context("forkserver") # imports once, so that each of the many processes starts in milliseconds
+multi.set_forkserver_preload(["radiology_clip_mini.train"])
+SMALL = ("--data.phantoms=40", "--data.image_size=32", "--train.epochs=3", "--train.batch_size=12", "--train.checkpoint_minutes=0", "--train.augment=true")
+
+
+def settings(results, *more):
+    from radiology_clip_mini.train import load_config
+    return load_config("demo", *SMALL, f"--paths.results_dir={results}", f"--data.cache_dir={results}/cache", *more)
+
+
+def session(results, rank, world, port, resume, more, hurt):
+    "One process of one session of a run; `hurt` names what goes wrong in it, and when."
+    if world > 1: os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    from radiology_clip_mini import train as module
+    if hurt: HURT[hurt[0]](module, hurt[1])
+    with open(f"{results}/log{rank}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
+        module.clear_errors(lambda: module.train(settings(results, *more), resume=resume), "rclip_train")
+
+
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_in_step(module, n):
+    "Dies in the n-th step of this session, after its gradients."
+    real, count = module.average_gradients, iter(range(10**6))
+    def average_gradients(model): die() if next(count) == n else real(model)
+    module.average_gradients = average_gradients
+
+
+def die_in_write(module, n):
+    "Dies while it writes its n-th checkpoint: the file is there by half."
+    real, count = module.save_file, iter(range(10**6))
+    def save_file(tensors, path, metadata):
+        real(tensors, path, metadata)
+        if next(count) == n: os.truncate(path, path.stat().st_size // 2), die()
+    module.save_file = save_file
+
+
+def die_in_move(module, n):
+    "Dies between writing its n-th checkpoint and moving it to its place."
+    real, count = os.replace, iter(range(10**6))
+    def replace(a, b):
+        if str(b).endswith(module.CHECKPOINT) and next(count) == n: die()
+        real(a, b)
+    os.replace = replace
+
+
+def small_disk(module, n):
+    "No file may grow beyond n bytes once the n-th checkpoint is there, as on a full disk."
+    real = module.save_checkpoint
+    def save_checkpoint(folder, model, optimizer, accelerator, progress):
+        if progress.step > n: signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000,)*2)
+        real(folder, model, optimizer, accelerator, progress)
+    module.save_checkpoint = save_checkpoint
+
+
+HURT = dict(step=die_in_step, write=die_in_write, move=die_in_move, disk=small_disk)
+
+
+def free_port():
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
+
+
+def run(results, world=1, resume=None, more=(), hurt=None, after=None):
+    "One session; `after` seconds of training it is killed. Returns the exit codes."
+    Path(results).mkdir(exist_ok=True)
+    port = free_port()
+    processes = [multi.Process(target=session, args=(str(results), r, world, port, resume, more, hurt if r == 0 else None)) for r in range(world)]
+    for p in processes: p.start()
+    if after is not None: time.sleep(after), processes[0].kill()
+    processes[0].join(120)
+    if processes[0].exitcode: [p.kill() for p in processes]
+    for p in processes: p.join(60)
+    return [p.exitcode for p in processes]
+
+
+def folder_of(results): return next(p.parent for p in Path(results).glob("2*/run.json"))
+def outcome(results): return [(folder_of(results)/name).read_bytes() for name in ("history.jsonl", "last/model.safetensors", "best/model.safetensors")]
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def whole(request, tmp_path_factory):
+    "How many processes, and a run of them that nobody disturbed."
+    results = tmp_path_factory.mktemp(f"whole{request.param}")
+    assert run(results, request.param) == [0]*request.param, (results/"log0.txt").read_text()
+    return request.param, outcome(results)
+
+
+def test_killed_at_any_moment(whole, tmp_path):
+    "Eleven SIGKILLs, in steps, in half-written checkpoints, before they are moved, and at no chosen moment; then the same history and weights."
+    world, expected = whole
+    draw, kills = random.Random(world), 0
+    plan = ["step", "write", "move", "any"]*2 + ["write", "step", "any"]
+    for kind in plan:
+        started = list(tmp_path.glob("2*/run.json"))
+        resume = folder_of(tmp_path) if started else None
+        if kind == "any": codes = run(tmp_path, world, resume, after=draw.uniform(.3, 3))
+        else: codes = run(tmp_path, world, resume, hurt=(kind, 1 if kind == "step" else draw.randrange(2)))
+        if codes[0] == 0: break
+        assert codes[0] == -signal.SIGKILL, (tmp_path/"log0.txt").read_text()
+        kills += 1
+    assert kills >= 10, f"the run was over after {kills} kills"
+    if codes[0]: assert run(tmp_path, world, folder_of(tmp_path)) == [0]*world, (tmp_path/"log0.txt").read_text()
+    assert outcome(tmp_path) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_well(tmp_path, number, whole):
+    "A checkpoint is written, the message says how to go on, and the end is the signal's own; resumed, the run is as if nothing had been."
+    world, expected = whole
+    if world == 2: pytest.skip("one process is enough")
+    process = multi.Process(target=session, args=(str(tmp_path), 0, 1, 0, None, ("--train.checkpoint_minutes=10",), None))
+    process.start()
+    while not list(tmp_path.glob("2*/history.jsonl")): time.sleep(.01)
+    time.sleep(.3)
+    os.kill(process.pid, number)
+    process.join(60)
+    log = (tmp_path/"log0.txt").read_text()
+    assert process.exitcode == (-signal.SIGTERM if number == signal.SIGTERM else 130), log
+    assert "go on from it with rclip_train --resume" in log and (folder_of(tmp_path)/"last/training.safetensors").exists()
+    assert run(tmp_path, 1, folder_of(tmp_path)) == [0]
+    assert outcome(tmp_path) == expected
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, whole):
+    "Training ends with a message, the checkpoint before is whole, and once there is room it goes on."
+    world, expected = whole
+    if world == 2: pytest.skip("one process is enough")
+    assert run(tmp_path, hurt=("disk", 3)) == [1]
+    log = (tmp_path/"log0.txt").read_text()
+    assert "the checkpoint of step 4 could not be written" in log and "The last good checkpoint is that of step 3" in log and "Traceback" not in log
+    assert not list(tmp_path.rglob("*.part"))
+    assert run(tmp_path, 1, folder_of(tmp_path)) == [0]
+    assert outcome(tmp_path) == expected
+
+
+def gradients(folder, rank, world, port, chunk_size, kind):
+    "The loss and the gradients of one step on a batch of 11, BatchNorm and dropout in evaluation mode."
+    if world > 1: os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    import numpy as np
+    from radiology_clip_mini import train as m
+    config = settings(folder, f"--model.bias_init={-10 if kind == 'sigmoid' else 'null'}", f"--train.loss={kind}", "--train.grad_clip=1e9", "--train.augment=false")
+    config.train.chunk_size = chunk_size
+    accelerator, data = m.make_accelerator(False), m.prepare_data(config.data, 1)
+    assert m.process() == (rank, world)
+    m.set_seed(0)
+    rows = data.rows("train")
+    model = m.CLIPMini(config.model, data.texts(rows)).eval()
+    batch = next(m.shared_batches(data, rows, model.token_table(data.texts(rows)), [np.arange(11)]))
+    class Keep(torch.optim.SGD):
+        def step(self): torch.save([p.grad.clone() for p in model.parameters()], f"{folder}/{world}-{rank}.pt")
+    step = m.train_step(model, batch, Keep(model.parameters(), 0.), accelerator, config.train, m.label_table(data))
+    Path(f"{folder}/{world}-{rank}.json").write_text(json.dumps(step["loss"].item()))
+
+
+@pytest.mark.parametrize("chunk_size, kind", [(None, "infonce"), (3, "infonce"), (None, "soft"), (4, "sigmoid")])
+def test_two_processes_are_one(tmp_path, chunk_size, kind):
+    "Two processes with half the batch each have the loss and the gradients of one with all of it, chunks or none."
+    port = free_port()
+    processes = [multi.Process(target=gradients, args=(str(tmp_path), rank, world, port, chunk_size, kind)) for world in (1, 2) for rank in range(world)]
+    for p in processes[:1]: p.start(), p.join(60)
+    for p in processes[1:]: p.start()
+    for p in processes[1:]: p.join(60)
+    assert [p.exitcode for p in processes] == [0, 0, 0]
+    one, *two = [(json.loads((tmp_path/f"{name}.json").read_text()), torch.load(tmp_path/f"{name}.pt", weights_only=True)) for name in ("1-0", "2-0", "2-1")]
+    longest = torch.cat([g.flatten() for g in one[1]]).norm()
+    for loss, grads in two:
+        assert abs(loss - one[0]) < 1e-6
+        assert all((g - expected).abs().max() <= 1e-6 * max(longest, 1) for g, expected in zip(grads, one[1]))
+
+
+def test_the_same_words_on_two_processes(tmp_path):
+    "torchrun needs nothing but its own options."
+    words = ["-m", "radiology_clip_mini.train", "--config", "demo", *SMALL, "--train.epochs=1", "--train.checkpoint_minutes=10"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best model:") == 1 and len(list(tmp_path.glob("results/2*"))) == 1
