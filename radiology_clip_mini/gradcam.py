@@ -121,10 +121,10 @@ def own_rank(gallery:Gallery, query:Query) -> str:
     own = "radiograph" if query.text else "report"
     return f"own {own}: rank {rank_of(gallery.corpus, query.column, query.emb, query.place):g} of {len(gallery):,}"
 
-# %% ../nbs/05_gradcam.ipynb #e41e6a44
+# %% ../nbs/05_gradcam.ipynb #af89aa07
 def _row(axes, gallery:Gallery, query:Query, found:list[tuple[int, float]], first:int=1) -> None:
     "What asks, then what is found; `first` is where the answers begin."
-    title = " ".join(filter(None, [query.name, own_rank(gallery, query)]))
+    title = ", ".join(filter(None, [query.name, own_rank(gallery, query)]))
     if first and query.text: _show_report(axes[0], query.text, title)
     if first and query.views: show_radiograph(axes[0], next(iter(query.views.values())), title=title, view=next(iter(query.views)))
     for ax, (j, score) in zip(axes[first:], found):
