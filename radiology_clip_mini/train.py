@@ -58,7 +58,7 @@ class TrainConfig:
     grad_clip: float = 1.0 # Longest gradient, as a norm over all parameters
     freeze: Literal["none", "embeddings", "text", "image", "stages"] = "none" # What does not learn; stages: the first half of both encoders
     freeze_norm: bool = False # BatchNorm keeps its statistics: for small batches and pretrained encoders
-    length_buckets: bool = False # Batches of reports of similar length, which need less padding
+    length_buckets: bool = False # Batches of reports of similar length, which need less padding; they cost recall in our trials
     augment: bool = False # Rotate, crop and light each image a little differently each time
     amp: bool = False # Half precision where the device is fast at it and it is safe
     max_minutes: float | None = None # Stop in good order after this long, to be resumed: for sessions with a limit
