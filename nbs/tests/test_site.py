@@ -98,7 +98,9 @@ def test_no_link_is_broken():
 
 MISSING = "[...document.querySelectorAll('main img')].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src.slice(0, 80))"
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-WIDEST = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).slice(0, 5).map(e => e.tagName + '.' + e.className + ' ' + e.textContent.slice(0, 50))"
+CUT_OFF = """() => { const scrolls = e => e && e.tagName !== 'MAIN' && e.tagName !== 'BODY' && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+                      return [...document.querySelectorAll('main *')].filter(e => { const box = e.getBoundingClientRect(); return box.width && box.right > innerWidth + 1 && !scrolls(e) })
+                             .slice(0, 3).map(e => e.tagName + ' ' + e.textContent.slice(0, 40)) }"""
 COLOURS = """() => { const solid = e => { const c = getComputedStyle(e).backgroundColor; return /, 0\\)$/.test(c) ? e.parentElement ? solid(e.parentElement) : 'rgb(255, 255, 255)' : c };
                      const p = document.querySelector('main p') || document.body; return [getComputedStyle(p).color, solid(p)] }"""
 
@@ -126,7 +128,7 @@ def test_pages(visit, site, scheme):
         except playwright.TimeoutError: wrong.append(f"{name}: no picture {page.evaluate(MISSING)}")
         for width in (1440, 390):
             page.set_viewport_size(dict(width=width, height=900))
-            if page.evaluate(TOO_WIDE) > 0: wrong.append(f"{name} at {width} px: {page.evaluate(TOO_WIDE)} px too wide, such as {page.evaluate(WIDEST)}")
+            if page.evaluate(TOO_WIDE) > 0 or page.evaluate(CUT_OFF): wrong.append(f"{name} at {width} px: {page.evaluate(TOO_WIDE)} px too wide; cut off: {page.evaluate(CUT_OFF)}")
         ratio, ground = contrast(page)
         if ratio < 4.5 or (ground > .5) != (scheme == "light"): wrong.append(f"{name} in {scheme}: contrast {ratio:.1f}, ground {ground:.2f}")
     assert not wrong, "\n".join(wrong)
