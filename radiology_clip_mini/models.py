@@ -132,10 +132,10 @@ def text_encoder(name:str, # A hub name, a local folder, or "scratch"
                 ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     "An encoder whose `last_hidden_state` is (n, length, width), and its tokenizer. Raises OSError where it cannot be had."
     if name == "scratch": return _scratch_encoder(texts)
-    try: return AutoModel.from_pretrained(name, dtype=torch.float32), AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as e:
+    try: return AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, weights_only=True), AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as e: # the library raises many kinds
         raise OSError(f"the text encoder {name!r} is neither a folder with a Hugging Face model nor to be had from the hub "
-                      f"({str(e).splitlines()[0]}). Give --model.text_encoder a local folder, or scratch") from e
+                      f"({type(e).__name__}: {next(iter(str(e).splitlines()), '')}). Give --model.text_encoder a local folder, or scratch") from e
 
 # %% ../nbs/01_models.ipynb #0000002a
 class ViewFusion(nn.Module):
@@ -294,7 +294,7 @@ def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
 def _saved_text_encoder(folder:Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     "The text encoder of a saved model, still without its weights, and the tokenizer."
     _, text = _read_config(folder)
-    try: return AutoModel.from_config(AutoConfig.for_model(**text)), AutoTokenizer.from_pretrained(folder)
+    try: return AutoModel.from_config(AutoConfig.for_model(**text), trust_remote_code=False), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as e: raise ValueError(f"the text encoder or tokenizer in {folder} is damaged ({type(e).__name__}: {e})") from e # the library raises many kinds
 
 # %% ../nbs/01_models.ipynb #00000051
@@ -307,9 +307,11 @@ def from_pretrained(cls:CLIPMini,
     if not folder.exists() and len(folder.parts) == 2 and not folder.is_absolute(): folder = _fetch(str(name))
     if missing := [f for f in ("config.json", "model.safetensors", "tokenizer.json") if not (folder/f).is_file()]:
         raise FileNotFoundError(f"{folder} is no model saved by radiology_clip_mini: {', '.join(missing)} is missing")
-    model = cls(_read_config(folder)[0], folder=folder)
+    config, _ = _read_config(folder)
+    try: model = cls(config, folder=folder)
+    except (TypeError, ArithmeticError, AttributeError, RuntimeError) as e: raise ValueError(f"{folder/'config.json'} holds a setting that is none: {e}") from e
     try: model.load_state_dict(load_file(folder/"model.safetensors"))
-    except (RuntimeError, SafetensorError) as e: raise ValueError(f"{folder/'model.safetensors'} does not fit its config.json: {str(e).splitlines()[0]}") from e
+    except (RuntimeError, SafetensorError, TypeError) as e: raise ValueError(f"{folder/'model.safetensors'} does not fit its config.json: {str(e).splitlines()[0]}") from e
     return model.eval()
 
 # %% ../nbs/01_models.ipynb #00000052

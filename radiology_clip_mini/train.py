@@ -14,11 +14,11 @@ __all__ = ['CONFIGS', 'CHECKPOINT', 'MAY_CHANGE', 'TrainConfig', 'PathsConfig', 
 
 # %% ../nbs/03_train.ipynb #00000002
 import json, math, os, platform, signal, subprocess, sys, tempfile, threading, time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch, yaml
@@ -134,8 +134,14 @@ def load_config(name:str, # demo, tiny, iu_xray, or a path
     return parse_config(["--config", name, *overrides])
 
 # %% ../nbs/03_train.ipynb #0000001a
+def _empty(config) -> list[str]:
+    "The settings that are None and must not be."
+    own = [f.name for f in fields(config) if getattr(config, f.name) is None and type(None) not in get_args(f.type)]
+    return own + [f"{f.name}.{name}" for f in fields(config) if is_dataclass(part := getattr(config, f.name)) for name in _empty(part)]
+
 def check_config(config:Config) -> None:
     "Raises ValueError, naming the setting, for a value that training cannot use."
+    if empty := _empty(config): raise ValueError(f"{', '.join(empty)} has no value; leave the line out for the default")
     t, m = config.train, config.model
     bounds = [("train.epochs", t.epochs, 1), ("train.patience", t.patience, 1), ("train.batch_size", t.batch_size, 2), ("train.chunk_size", t.chunk_size, 1),
               ("train.weight_decay", t.weight_decay, 0), ("train.warmup", t.warmup, 0), ("train.max_minutes", t.max_minutes, 0),
@@ -382,16 +388,18 @@ def load_checkpoint(folder:Path, model:CLIPMini, optimizer, accelerator:Accelera
     if not (folder/CHECKPOINT).is_file(): return Progress()
     try:
         with safe_open(folder/CHECKPOINT, "pt") as f: info, tensors = json.loads(f.metadata()["info"]), {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, TypeError, KeyError, ValueError) as e: raise ValueError(f"{folder/CHECKPOINT} is no checkpoint: {e}") from e
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        progress, scaler = Progress(**info["progress"]), info["scaler"]
+    except (SafetensorError, TypeError, KeyError, ValueError, OSError) as e: raise ValueError(f"{folder/CHECKPOINT} is no checkpoint: {e}") from e
+    try: model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    except RuntimeError as e: raise ValueError(f"{folder/CHECKPOINT} does not fit the model of its run: {str(e).splitlines()[0]}") from e
     state = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."): state.setdefault(int(key.split(".")[1]), {})[key.split(".")[2]] = value
     optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
     for p, averages in optimizer.state.items(): # in the parameter's layout in memory, which fused AdamW takes for granted
         averages.update({k: torch.empty_like(p).copy_(v) for k, v in averages.items() if v.shape == p.shape})
-    if accelerator.scaler: accelerator.scaler.load_state_dict(info["scaler"])
-    return Progress(**info["progress"])
+    if accelerator.scaler: accelerator.scaler.load_state_dict(scaler)
+    return progress
 
 def last_good(folder:Path) -> str:
     "What can be resumed, in words."
@@ -603,8 +611,11 @@ def resume_config(run:str|Path, # The folder of a run that was stopped
                   *overrides:str, # As on the command line
                  ) -> Config:
     "The settings of a run, to go on with it. Raises FileNotFoundError or ValueError where that cannot be."
-    try: info = json.loads((Path(run)/"run.json").read_text(encoding="utf-8"))
+    try:
+        info = json.loads((Path(run)/"run.json").read_text(encoding="utf-8"))
+        dict(info["config"]), info["data"]["fingerprint"]
     except FileNotFoundError as e: raise FileNotFoundError(f"{run} is no run that could be resumed: there is no run.json") from e
+    except (ValueError, KeyError, TypeError) as e: raise ValueError(f"{Path(run)/'run.json'} was not written by this project's training: {type(e).__name__} {e}") from e
     if "best" in info: raise ValueError(f"{run} is finished; there is nothing to resume")
     with tempfile.TemporaryDirectory() as part:
         Path(part, "config.yaml").write_text(yaml.safe_dump(info["config"]), encoding="utf-8")
