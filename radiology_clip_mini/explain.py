@@ -128,7 +128,7 @@ def centre_map(size:int) -> np.ndarray: # (size, size)
     away = (np.arange(size) - (size - 1)/2)**2
     return np.exp(-(away[:, None] + away) / (2*(size/6)**2))
 
-def mean_maps(model:CLIPMini, targets:pd.DataFrame, pixels:np.ndarray, kind:str, n:int=60) -> np.ndarray: # (n targets, h, w)
+def mean_maps(model:CLIPMini, targets:pd.DataFrame, pixels:np.ndarray, kind:str, n:int=40) -> np.ndarray: # (n targets, h, w)
     "For each target the mean map of its finding's text over up to `n` images of other patients."
     known, at = targets["finding"].unique(), targets.drop_duplicates("row").index[:n]
     each = {finding: maps_of(model, pixels[at], text) for finding, text in zip(known, finding_texts(model, known.tolist(), kind))}
