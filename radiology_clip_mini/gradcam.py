@@ -7,7 +7,7 @@ __all__ = ['CELLS', 'METHODS', 'HEAT', 'similarity_maps', 'grad_cam', 'study_cam
            'sentences', 'report_figure', 'views_figure', 'own_rank', 'retrieval_grid', 'query_map', 'answer_figure',
            'Explorer', 'rclip_viz', 'visualise_run', 'main']
 
-# %% ../nbs/05_gradcam.ipynb #1c0dc910
+# %% ../nbs/05_gradcam.ipynb #00000002
 import base64, re, textwrap
 from html import escape
 from pathlib import Path
@@ -137,7 +137,7 @@ def study_cams(model:CLIPMini, # Its mode is given back as it was
 _STEPS = np.linspace(0, 1, 256)
 HEAT = ListedColormap(np.c_[colormaps["inferno"](.45 + .55*_STEPS)[:, :3], .65*_STEPS], "heat") # More colour and less transparent the higher
 
-# %% ../nbs/05_gradcam.ipynb #c706e7f8
+# %% ../nbs/05_gradcam.ipynb #00000030
 def show_radiograph(ax:Axes, # Where to draw
                     pixels:np.ndarray, # (h, w) uint8
                     cam:np.ndarray|None=None, # (h, w) in [0, 1]
@@ -204,7 +204,7 @@ def views_figure(model:CLIPMini, data:StudyData, row:int, # Which study
     _heat_bar(fig, axes)
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #fe51e4ff
+# %% ../nbs/05_gradcam.ipynb #00000040
 def _show_report(ax:Axes, text:str, title:str="") -> Axes:
     "A report as wrapped text."
     ax.text(.04, .96, textwrap.fill(text, 30, max_lines=13), va="top", fontsize=7, transform=ax.transAxes, parse_math=False)
@@ -212,19 +212,19 @@ def _show_report(ax:Axes, text:str, title:str="") -> Axes:
     ax.set(xticks=[], yticks=[])
     return ax
 
-# %% ../nbs/05_gradcam.ipynb #00000048
+# %% ../nbs/05_gradcam.ipynb #00000041
 def _frame(ax:Axes, is_match:bool) -> None:
     "A green frame for the true match, a thin grey one otherwise."
     for spine in ax.spines.values(): spine.set(visible=True, color="limegreen" if is_match else "lightgrey", linewidth=4 if is_match else 1)
 
-# %% ../nbs/05_gradcam.ipynb #48c1a50f
+# %% ../nbs/05_gradcam.ipynb #00000042
 def own_rank(gallery:Gallery, query:Query) -> str:
     "Where the study that asks stands among the answers, as ranks.csv has it; empty for a question from outside."
     if query.place is None: return ""
     own = "radiograph" if query.text else "report"
     return f"own {own}: rank {rank_of(gallery.corpus, query.column, query.emb, query.place):g} of {len(gallery):,}"
 
-# %% ../nbs/05_gradcam.ipynb #af89aa07
+# %% ../nbs/05_gradcam.ipynb #00000043
 def _row(axes, gallery:Gallery, query:Query, found:list[tuple[int, float]], first:int=1) -> None:
     "What asks, then what is found; `first` is where the answers begin."
     title = ", ".join(filter(None, [query.name, own_rank(gallery, query)]))
@@ -235,7 +235,7 @@ def _row(axes, gallery:Gallery, query:Query, found:list[tuple[int, float]], firs
         else: _show_report(ax, gallery.study(j)["text"], f"cosine {score:.2f}")
         _frame(ax, j == query.place)
 
-# %% ../nbs/05_gradcam.ipynb #2e8c4624
+# %% ../nbs/05_gradcam.ipynb #00000044
 def retrieval_grid(gallery:Gallery, # Whom to ask
                    i:int=0, # Which of its studies asks
                    k:int=4, # Results in each row
@@ -248,7 +248,7 @@ def retrieval_grid(gallery:Gallery, # Whom to ask
         _row(axes, gallery, query, answer(gallery, query, k))
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #062cf628
+# %% ../nbs/05_gradcam.ipynb #0000004b
 def query_map(gallery:Gallery, query:Query,
               pixels:np.ndarray, # (h, w) uint8
               report:str, # What the map is for, where a radiograph asks
@@ -256,7 +256,7 @@ def query_map(gallery:Gallery, query:Query,
     "The heat map that belongs to an answer."
     return grad_cam(gallery.model, pixels, query.text or report, query.minus)
 
-# %% ../nbs/05_gradcam.ipynb #07269d4d
+# %% ../nbs/05_gradcam.ipynb #0000004c
 def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]]) -> Figure:
     "Radiographs, and below them the same with their maps."
     fig = Picture(2.3*len(found), 5.3)
@@ -274,7 +274,7 @@ def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float
     _row(axes, gallery, query, found)
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #2a4f4794
+# %% ../nbs/05_gradcam.ipynb #0000004d
 def answer_figure(gallery:Gallery, # Whom to ask
                   query:Query, # As `phrase_query`, `study_query` and `file_query` make them
                   k:int=4, # How many answers
@@ -286,7 +286,7 @@ def answer_figure(gallery:Gallery, # Whom to ask
     fig.suptitle(textwrap.fill(query.name, 30*len(found)), fontsize=9, parse_math=False)
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #7b421e91
+# %% ../nbs/05_gradcam.ipynb #00000052
 _STYLE = """<style>
 .rclip .widget-html-content {line-height: 1.4}
 .rclip figure {margin: 0 0 4px} .rclip figure > div {position: relative; line-height: 0} .rclip figure img {width: 100%; border-radius: 3px}
@@ -299,7 +299,7 @@ _STYLE = """<style>
 .rclip .error {border-left: 4px solid #d33; padding: 4px 8px}
 </style>"""
 
-# %% ../nbs/05_gradcam.ipynb #2e8d0abc
+# %% ../nbs/05_gradcam.ipynb #00000053
 class Explorer:
     "Widgets over a gallery: ask by a phrase or by a radiograph, and open what is found."
     def __init__(self,
@@ -317,7 +317,7 @@ class Explorer:
 
     def _repr_mimebundle_(self, **kwargs): return self.widget._repr_mimebundle_(**kwargs)
 
-# %% ../nbs/05_gradcam.ipynb #27789b76
+# %% ../nbs/05_gradcam.ipynb #00000055
 @patch
 def _make_inputs(self:Explorer, w, k:int) -> None:
     style, gallery = dict(style=dict(description_width="5.5em")), self.gallery
@@ -332,7 +332,7 @@ def _make_inputs(self:Explorer, w, k:int) -> None:
     self.opacity = w.FloatSlider(.65, min=0, max=1, step=.05, description="heat map", **style)
     self.export = w.Button(description="save figure", icon="download", tooltip="the answer as a PNG")
 
-# %% ../nbs/05_gradcam.ipynb #e579a8c9
+# %% ../nbs/05_gradcam.ipynb #00000056
 @patch
 def _make_outputs(self:Explorer, w) -> None:
     self.message, self.heading, self.views, self.report, self.link, self.strength = (w.HTML() for _ in range(6))
@@ -340,7 +340,7 @@ def _make_outputs(self:Explorer, w) -> None:
     self.places = [w.VBox(pair, layout=w.Layout(display="none")) for pair in zip(self.cards, self.buttons)]
     self.grid = w.GridBox(self.places, layout=w.Layout(grid_template_columns="repeat(auto-fill, minmax(135px, 1fr))", grid_gap="8px", width="100%"))
 
-# %% ../nbs/05_gradcam.ipynb #3f7fc167
+# %% ../nbs/05_gradcam.ipynb #00000058
 @patch
 def ask(self:Explorer, query:Query) -> None:
     "Shows the answers to a question and opens the first. Raises ValueError where there is none; the page then stays as it was."
@@ -353,7 +353,7 @@ def ask(self:Explorer, query:Query) -> None:
     for n, (i, score) in enumerate(found): self._fill(n, i, score)
     self.open(0)
 
-# %% ../nbs/05_gradcam.ipynb #a7332359
+# %% ../nbs/05_gradcam.ipynb #00000059
 @patch
 def _fill(self:Explorer, n:int, i:int, score:float) -> None:
     "The n-th card shows study i."
@@ -363,7 +363,7 @@ def _fill(self:Explorer, n:int, i:int, score:float) -> None:
     self.buttons[n].description = f"{n+1}: cosine {score:.2f}" + (", its own" if own else "")
     self.buttons[n].tooltip = f"open study {study['study_id']}" + (", the true match" if own else "")
 
-# %% ../nbs/05_gradcam.ipynb #348a04f8
+# %% ../nbs/05_gradcam.ipynb #0000005b
 @patch
 def open(self:Explorer, n:int) -> None:
     "Shows the n-th answer: its views with the heat map, its report with the words that matter."
@@ -378,7 +378,7 @@ def open(self:Explorer, n:int) -> None:
     words = words_html(word_effects(self.gallery.model, study["text"], query.emb))
     self.report.value = f"{head}{words}<br><small>Orange, underlined: drew the report nearer to the question. Blue: held it off.</small>"
 
-# %% ../nbs/05_gradcam.ipynb #02385473
+# %% ../nbs/05_gradcam.ipynb #0000005c
 @patch
 def _mapped(self:Explorer, pixels:np.ndarray, view:str, report:str) -> str:
     "A view with its heat map; without it, and with the reason as a message, where the encoder has none."
@@ -394,7 +394,7 @@ def save_figure(self:Explorer) -> None:
     name = re.sub(r"\W+", "-", self.query.name).strip("-")[:60]
     self.link.value = f'<a download="{name}.png" href="data:image/png;base64,{base64.b64encode(png).decode()}">{name}.png ({len(png)/1000:.0f} kB)</a>'
 
-# %% ../nbs/05_gradcam.ipynb #b460daea
+# %% ../nbs/05_gradcam.ipynb #0000005e
 @patch
 def _say(self:Explorer, error:Exception) -> None: self.message.value = f'<div class="error" role="alert">{escape(str(error))}</div>'
 
@@ -405,7 +405,7 @@ def _try(self:Explorer, action, *args) -> None:
     try: action(*args)
     except (ValueError, OSError) as e: self._say(e)
 
-# %% ../nbs/05_gradcam.ipynb #e8f4371d
+# %% ../nbs/05_gradcam.ipynb #0000005f
 @patch
 def _ask_file(self:Explorer, file) -> None:
     "An uploaded radiograph asks. The widget is emptied, so that the same file can come again."
@@ -418,7 +418,7 @@ def _ask_any(self:Explorer) -> None:
     among = self.gallery.findings.get(self.finding.value, np.ones(len(self.gallery), bool))
     self.ask(study_query(self.gallery, int(np.random.choice(np.flatnonzero(among)))))
 
-# %% ../nbs/05_gradcam.ipynb #2584754f
+# %% ../nbs/05_gradcam.ipynb #00000060
 @patch
 def _listen(self:Explorer) -> None:
     "Ties the widgets to what they do."
@@ -433,18 +433,18 @@ def _listen(self:Explorer) -> None:
     self.export.on_click(lambda _: self._try(self.save_figure))
     for n, button in enumerate(self.buttons): button.on_click(lambda _, n=n: self._try(self.open, n))
 
-# %% ../nbs/05_gradcam.ipynb #99103ea4
+# %% ../nbs/05_gradcam.ipynb #0000006e
 def _pick_study(gallery:Gallery, study_id:str|None) -> int:
     "The place of a study in the gallery; without an id, the first with a label, else the first."
     if study_id is not None: return gallery.find(study_id)
     return next((i for i in range(len(gallery)) if gallery.study(i)["labels"]), 0)
 
-# %% ../nbs/05_gradcam.ipynb #0000005e
+# %% ../nbs/05_gradcam.ipynb #0000006f
 def _boxes(gallery:Gallery, i:int) -> tuple:
     "The boxes on the i-th radiograph, where its source has any."
     return tuple((b["x0"], b["y0"], b["x1"], b["y1"]) for b in gallery.study(i).get("boxes") or [] if b["view"] == gallery.view(i))
 
-# %% ../nbs/05_gradcam.ipynb #00000060
+# %% ../nbs/05_gradcam.ipynb #00000071
 def rclip_viz(ckpt:str=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
               source:str=None, # Where the data lies now, if elsewhere than in training
@@ -454,7 +454,7 @@ def rclip_viz(ckpt:str=None, # A run's best or last folder; the latest run's bes
     run = load_run(ckpt, results_dir, source)
     for path in visualise_run(run, study): print(f"written: {path}")
 
-# %% ../nbs/05_gradcam.ipynb #00000061
+# %% ../nbs/05_gradcam.ipynb #00000072
 def visualise_run(run:Run, # A trained model and its data
                   study:str|None=None, # Which test study to show; the first with a finding if None
                  ) -> list[Path]:
@@ -468,6 +468,6 @@ def visualise_run(run:Run, # A trained model and its data
     for name, fig in figures.items(): (run.folder/"viz"/f"{name}.png").write_bytes(figure_png(fig))
     return [run.folder/"viz"/f"{name}.png" for name in figures]
 
-# %% ../nbs/05_gradcam.ipynb #00000062
+# %% ../nbs/05_gradcam.ipynb #00000073
 def main(): run_command(rclip_viz)
 if __name__ == "__main__" and globals().get("__spec__"): main()
