@@ -68,7 +68,8 @@ def app(tmp_path_factory):
     train(folder, "--data.source=own")
     (folder/"voila.json").write_text(json.dumps(dict(Voila=dict(ip="0.0.0.0", tornado_settings=dict(allow_remote_access=True)))))
     command = [sys.executable, "-m", "radiology_clip_mini.app", "--results_dir=results/demo", "--no_browser", f"--port={port}"]
-    with open(folder/"log", "w") as log: process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    def hear_ctrl_c(): signal.signal(signal.SIGINT, signal.SIG_DFL) # which a process in the background does not
+    with open(folder/"log", "w") as log: process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, preexec_fn=hear_ctrl_c if sys.platform != "win32" else None)
     wait_for(port, process)
     yield process, port
     process.kill()

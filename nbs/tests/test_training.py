@@ -21,6 +21,7 @@ def session(results, rank, world, port, resume, more, hurt):
     "One process of one session of a run; `hurt` names what goes wrong in it, and when."
     if world > 1: os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler) # which a process in the background does not have
     from radiology_clip_mini import train as module
     if hurt: HURT[hurt[0]](module, hurt[1])
     with open(f"{results}/log{rank}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
