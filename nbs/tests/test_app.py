@@ -11,6 +11,7 @@ from radiology_clip_mini.data import load_studies
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("voila", reason="no Voilà: pip install 'radiology-clip-mini[app]'")
 api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+api.expect.set_options(timeout=60_000) # the kernel may still be busy with the notebook's last cells
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser", "chrome"))), None)
 EVIL = "<script>document.title = 'evil'</script> <img src=x onerror=\"document.title = 'evil'\">"
