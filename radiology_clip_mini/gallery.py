@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 from fastcore.basics import patch
-from matplotlib import colormaps
 from PIL import Image
 
 from .data import VIEWS, StudyData, read_grey
 from .models import CLIPMini
+from .report import HEAT
 from .search import embed_corpus, nearest
 from .sources import plain_finding
 
@@ -160,8 +160,8 @@ def image_uri(image:Image.Image, form:str="JPEG") -> str:
 
 def heat_image(cam:np.ndarray # (h, w) in [0, 1]
               ) -> Image.Image:
-    "A heat map that is clear where it is 0; the upper part of inferno, from red over orange to yellow."
-    return Image.fromarray(np.uint8(255 * np.dstack([colormaps["inferno"](.45 + .55*cam)[..., :3], cam])))
+    "A heat map in the colours of `HEAT`, as transparent as it is low, so that the page may set how strong it is."
+    return Image.fromarray(np.uint8(255 * np.dstack([HEAT(cam)[..., :3], cam])))
 
 # %% ../nbs/gallery.ipynb #13bf7d11
 def radiograph_html(pixels:np.ndarray, # (h, w) uint8
