@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'NORMAL', 'TEXTS', 'BASELINES', 'FOCAL', 'pointing_game', 'energy_in_box', 'cnr', 'miou', 'localise',
-           'box_targets', 'finding_texts', 'maps_of', 'centre_map', 'mean_maps', 'localisation', 'localisation_table',
-           'readable', 'agreement', 'randomised', 'randomisation_curve', 'side_energy', 'other_side', 'side_test',
-           'perturbation_curves', 'random_maps', 'area']
+           'box_targets', 'finding_texts', 'maps_of', 'centre_map', 'difference_maps', 'mean_maps', 'localisation',
+           'localisation_table', 'readable', 'agreement', 'randomised', 'randomisation_curve', 'side_energy',
+           'other_side', 'side_test', 'perturbation_curves', 'random_maps', 'area']
 
-# %% ../nbs/explain.ipynb #00000002
+# %% ../nbs/explain.ipynb #00000004
 import copy
 
 import numpy as np
@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm.auto import tqdm
 
 from .data import StudyData
-from .gradcam import CELLS, similarity_maps
+from .gradcam import CELLS, METHODS, similarity_maps
 from .metrics import untrained
 from .models import CLIPMini
 from .report import Picture
@@ -29,7 +29,7 @@ from .sources import plain_finding
 from .uncertainty import bootstrap_ci
 from .zeroshot import ABSENT, PRESENT, prompt_embeddings
 
-# %% ../nbs/explain.ipynb #00000007
+# %% ../nbs/explain.ipynb #00000009
 def _check_maps(maps, masks) -> tuple[np.ndarray, np.ndarray]: # (n, pixels) float and bool
     "Maps and masks as rows. Raises ValueError where they do not fit, are negative or NaN, or a mask has no inside or no outside."
     maps, masks = np.asarray(maps, dtype=np.float64), np.asarray(masks, dtype=bool)
@@ -39,7 +39,7 @@ def _check_maps(maps, masks) -> tuple[np.ndarray, np.ndarray]: # (n, pixels) flo
     if (bad := masks.all(1) | ~masks.any(1)).any(): raise ValueError(f"{bad.sum()} of {len(masks)} masks cover nothing or everything, the first is mask {bad.argmax()}")
     return maps, masks
 
-# %% ../nbs/explain.ipynb #00000009
+# %% ../nbs/explain.ipynb #0000000b
 def pointing_game(maps:np.ndarray, # (n, h, w) ≥ 0
                   masks:np.ndarray, # (n, h, w) bool
                  ) -> np.ndarray: # (n,) in [0, 1]
@@ -48,14 +48,14 @@ def pointing_game(maps:np.ndarray, # (n, h, w) ≥ 0
     highest = maps == maps.max(1, keepdims=True)
     return (highest & masks).sum(1) / highest.sum(1)
 
-# %% ../nbs/explain.ipynb #0000000b
+# %% ../nbs/explain.ipynb #0000000d
 def energy_in_box(maps:np.ndarray, masks:np.ndarray) -> np.ndarray: # (n,) in [0, 1]
     "The share of each map's sum that lies in its box."
     maps, masks = _check_maps(maps, masks)
     maps = np.where(maps.any(1, keepdims=True), maps, 1)
     return (maps * masks).sum(1) / maps.sum(1)
 
-# %% ../nbs/explain.ipynb #0000000d
+# %% ../nbs/explain.ipynb #0000000f
 def cnr(maps:np.ndarray, masks:np.ndarray) -> np.ndarray: # (n,); above 0 where the inside is higher
     "The contrast-to-noise ratio of inside and outside, with its sign."
     maps, masks = _check_maps(maps, masks)
@@ -64,7 +64,7 @@ def cnr(maps:np.ndarray, masks:np.ndarray) -> np.ndarray: # (n,); above 0 where 
     noise = np.sqrt(spread_in + spread_out)
     return np.divide(inside - outside, noise, out=np.zeros(len(maps)), where=noise > 1e-9)
 
-# %% ../nbs/explain.ipynb #0000000f
+# %% ../nbs/explain.ipynb #00000011
 THRESHOLDS = (.1, .2, .3, .4, .5) # Of each map's largest value
 
 def miou(maps:np.ndarray, masks:np.ndarray) -> np.ndarray: # (n,) in [0, 1]
@@ -74,12 +74,12 @@ def miou(maps:np.ndarray, masks:np.ndarray) -> np.ndarray: # (n,) in [0, 1]
     cuts = [(maps >= t*highest) & (highest > 0) for t in THRESHOLDS]
     return np.mean([(cut & masks).sum(1) / (cut | masks).sum(1) for cut in cuts], axis=0)
 
-# %% ../nbs/explain.ipynb #00000010
+# %% ../nbs/explain.ipynb #00000012
 def localise(maps:np.ndarray, masks:np.ndarray) -> pd.DataFrame: # A row per map: pointing, energy, CNR, mIoU
     "All four measures."
     return pd.DataFrame(dict(pointing=pointing_game(maps, masks), energy=energy_in_box(maps, masks), CNR=cnr(maps, masks), mIoU=miou(maps, masks)))
 
-# %% ../nbs/explain.ipynb #00000019
+# %% ../nbs/explain.ipynb #0000001b
 def box_targets(data:StudyData, # With boxes, in pixels of its images
                 rows:np.ndarray, # Which studies
                ) -> tuple[pd.DataFrame, np.ndarray]: # Columns row, patient_id and finding, a line per target; masks (n, h, w) bool
@@ -94,7 +94,7 @@ def box_targets(data:StudyData, # With boxes, in pixels of its images
             mask[int(b["y0"]):int(np.ceil(b["y1"])), int(b["x0"]):int(np.ceil(b["x1"]))] = True
     return pd.DataFrame(list(found), columns=["row", "patient_id", "finding"]), np.array(list(found.values())).reshape(-1, *size)
 
-# %% ../nbs/explain.ipynb #0000001d
+# %% ../nbs/explain.ipynb #0000001f
 NORMAL = "The heart is normal in size. The lungs are clear. No pleural effusion or pneumothorax."
 TEXTS = ("X − no X", "X", "X − normal")
 
@@ -107,52 +107,63 @@ def finding_texts(model:CLIPMini, findings:list[str], kind:str=TEXTS[0], # One o
     if kind == "X": return present
     return present - (torch.from_numpy(prompt_embeddings(model, findings, ABSENT)).to(model.device) if kind == "X − no X" else model.encode_text([NORMAL]))
 
-# %% ../nbs/explain.ipynb #0000001e
+# %% ../nbs/explain.ipynb #00000020
 def maps_of(model:CLIPMini, # In evaluation mode
             pixels:np.ndarray, # (n, h, w) uint8
             text_emb:torch.Tensor, # (d,) or (n, d)
-            method:str="grad_cam", cells:int=CELLS, # As `similarity_maps`
+            method:str="grad_cam", cells:int|None=None, # As `similarity_maps`
+            reference:np.ndarray|None=None, # For integrated: a picture to compare with, (h, w) uint8
             batch_size:int=64) -> np.ndarray: # (n, h, w) in [0, 1], the largest value of each 1
     "Maps of many images, a text for each or one for all."
-    text_emb = text_emb.expand(len(pixels), -1)
-    parts = []
+    text_emb, parts = text_emb.expand(len(pixels), -1), []
+    if reference is not None: reference = model.preprocess(reference[None])[0]
     for start in tqdm(range(0, len(pixels), batch_size), desc=method, leave=False, disable=len(pixels) <= 4*batch_size):
         part = slice(start, start + batch_size)
-        parts.append(similarity_maps(model, model.preprocess(pixels[part]), text_emb[part], method, cells=cells).cpu())
+        parts.append(similarity_maps(model, model.preprocess(pixels[part]), text_emb[part], method, cells=cells, reference=reference).cpu())
     maps = F.interpolate(torch.cat(parts)[:, None], pixels.shape[1:], mode="bilinear")[:, 0]
     return (maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)).numpy()
 
-# %% ../nbs/explain.ipynb #00000023
+# %% ../nbs/explain.ipynb #00000025
 def centre_map(size:int) -> np.ndarray: # (size, size)
     "A blob in the middle, its spread a sixth of the image."
     away = (np.arange(size) - (size - 1)/2)**2
     return np.exp(-(away[:, None] + away) / (2*(size/6)**2))
 
-def mean_maps(model:CLIPMini, targets:pd.DataFrame, pixels:np.ndarray, kind:str, n:int=40) -> np.ndarray: # (n targets, h, w)
+def difference_maps(pixels:np.ndarray, # (n, h, w) uint8
+                    reference:np.ndarray, # (h, w) uint8
+                    cells:int=CELLS["integrated"]) -> np.ndarray: # (n, h, w)
+    "How far pictures are from a reference, in the mean over cells."
+    apart = torch.from_numpy(np.abs(pixels - reference.astype(np.float32)))
+    return F.interpolate(F.adaptive_avg_pool2d(apart, cells)[:, None], pixels.shape[1:], mode="bilinear")[:, 0].numpy()
+
+def mean_maps(model:CLIPMini, targets:pd.DataFrame, pixels:np.ndarray, kind:str, method:str, reference:np.ndarray, n:int=40) -> np.ndarray: # (n targets, h, w)
     "For each target the mean map of its finding's text over up to `n` images of other patients."
     known, at = targets["finding"].unique(), targets.drop_duplicates("row").index[:n]
-    each = {finding: maps_of(model, pixels[at], text) for finding, text in zip(known, finding_texts(model, known.tolist(), kind))}
+    each = {finding: maps_of(model, pixels[at], text, method, reference=reference) for finding, text in zip(known, finding_texts(model, known.tolist(), kind))}
     who = targets["patient_id"].to_numpy()
     return np.stack([each[finding][who[at] != patient].mean(0) for finding, patient in zip(targets["finding"], who)])
 
-# %% ../nbs/explain.ipynb #00000024
-BASELINES = ("centre", "random", "untrained", "mean map")
+# %% ../nbs/explain.ipynb #00000026
+BASELINES = ("centre", "random", "untrained", "mean map", "difference")
 
 def localisation(model:CLIPMini, # Any mode; it comes back unchanged
                  data:StudyData, rows:np.ndarray, # Studies with boxes
-                 methods:tuple=("grad_cam",), # Of `gradcam.METHODS`
+                 reference:np.ndarray, # (h, w) uint8, such as one of `gradcam.mean_pictures`
+                 methods:tuple=METHODS,
                  kind:str=TEXTS[0], # One of `TEXTS`
                 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]: # The targets, and for each answer its `localise`
-    "How well maps, and what knows nothing, find the findings. Untrained is the best of its methods in the pointing game."
+    "How well maps, and what knows nothing, find the findings. Untrained and mean map are those of the method that is best at it in the pointing game."
     (targets, masks), model = box_targets(data, rows), copy.deepcopy(model).eval()
     pixels, texts, blind = np.stack([data.picture(row) for row in targets["row"]]), targets["finding"].tolist(), untrained(model)
-    found = {method: localise(maps_of(model, pixels, finding_texts(model, texts, kind), method), masks) for method in methods}
-    raw = [localise(maps_of(blind, pixels, finding_texts(blind, texts, kind), method), masks) for method in methods]
+    def scores(m, method): return localise(maps_of(m, pixels, finding_texts(m, texts, kind), method, reference=reference), masks)
+    def best(found): return max(found, key=lambda scores: scores["pointing"].mean())
+    found = {method: scores(model, method) for method in methods}
     found |= {"centre": localise(np.broadcast_to(centre_map(masks.shape[1]), masks.shape), masks), "random": localise(np.ones(masks.shape), masks),
-              "untrained": max(raw, key=lambda scores: scores["pointing"].mean()), "mean map": localise(mean_maps(model, targets, pixels, kind), masks)}
-    return targets, found
+              "untrained": best([scores(blind, method) for method in methods]), "difference": localise(difference_maps(pixels, reference), masks),
+              "mean map": best([localise(mean_maps(model, targets, pixels, kind, method, reference), masks) for method in methods])}
+    return targets, {answer: found[answer] for answer in (*methods, *BASELINES)}
 
-# %% ../nbs/explain.ipynb #00000026
+# %% ../nbs/explain.ipynb #00000028
 FOCAL = ("effusion", "pneumothorax", "consolidation", "nodule")
 
 def localisation_table(targets:pd.DataFrame, found:dict[str, pd.DataFrame], # As `localisation`
@@ -172,7 +183,7 @@ def readable(table:pd.DataFrame) -> pd.DataFrame:
     cells = table.assign(cell=[f"{v:.2f} ({a:.2f}–{b:.2f})" for v, a, b in zip(table["value"], table["low"], table["high"])], head=[f"{f} (n = {n})" for f, n in zip(table["finding"], table["n"])])
     return cells.pivot(index="answer", columns="head", values="cell").loc[table["answer"].unique(), cells["head"].unique()].rename_axis(index=None, columns=None)
 
-# %% ../nbs/explain.ipynb #0000002e
+# %% ../nbs/explain.ipynb #00000030
 def agreement(a:np.ndarray, b:np.ndarray # (n, h, w) each
              ) -> np.ndarray: # (n,) in [-1, 1]
     "The rank correlation of each pair of maps, 0 where one is even. Raises ValueError for other shapes."
@@ -182,7 +193,7 @@ def agreement(a:np.ndarray, b:np.ndarray # (n, h, w) each
     size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
     return np.divide((x * y).sum(1), size, out=np.zeros(len(x)), where=size > 0)
 
-# %% ../nbs/explain.ipynb #00000032
+# %% ../nbs/explain.ipynb #00000034
 def _from_top(model:CLIPMini) -> list[tuple[str, nn.Module]]:
     "The image side's parts that have weights, the last first; of an encoder that is one long sequence, its members."
     def named(part): return [(name, m) for name, m in part.named_children() if any(True for _ in m.parameters())]
@@ -196,16 +207,16 @@ def randomised(model:CLIPMini, seed:int=0): # Yields a part's name, and a model
         part.load_state_dict(fresh.state_dict())
         yield name, copied
 
-# %% ../nbs/explain.ipynb #00000033
+# %% ../nbs/explain.ipynb #00000035
 def randomisation_curve(model:CLIPMini, pixels:np.ndarray, # (n, h, w) uint8
                         text_emb:torch.Tensor, # (n, d)
-                        method:str="grad_cam") -> pd.DataFrame: # Columns part and agreement, the mean over images; "none" first
+                        method:str="grad_cam", reference:np.ndarray|None=None) -> pd.DataFrame: # Columns part and agreement, the mean over images; "none" first
     "How much of the maps is left as the weights are destroyed from the top."
-    before = maps_of(model, pixels, text_emb, method)
-    after = [("none", before), *((name, maps_of(broken, pixels, text_emb, method)) for name, broken in randomised(model))]
+    before = maps_of(model, pixels, text_emb, method, reference=reference)
+    after = [("none", before), *((name, maps_of(broken, pixels, text_emb, method, reference=reference)) for name, broken in randomised(model))]
     return pd.DataFrame([(name, agreement(before, m).mean()) for name, m in after], columns=["part", "agreement"])
 
-# %% ../nbs/explain.ipynb #00000038
+# %% ../nbs/explain.ipynb #0000003a
 def side_energy(maps:np.ndarray, # (n, h, w) ≥ 0, of frontal views
                 sides, # n times "left" or "right", of the patient
                ) -> np.ndarray: # (n,) in [0, 1]
@@ -220,19 +231,19 @@ def other_side(finding:str) -> str:
     side, kind = finding.split(" ", 1)
     return f"{dict(left='right', right='left')[side]} {kind}"
 
-# %% ../nbs/explain.ipynb #00000039
+# %% ../nbs/explain.ipynb #0000003b
 def side_test(model:CLIPMini, # In evaluation mode
               data:StudyData, rows:np.ndarray, # Studies with boxes
-              method:str="grad_cam") -> pd.DataFrame: # Columns patient_id, finding, own and swapped, a row per target with a side
+              method:str="grad_cam", reference:np.ndarray|None=None) -> pd.DataFrame: # Columns patient_id, finding, own and swapped, a row per target with a side
     "The energy on the finding's own side, of the map for its side less the other, and of the map for the opposite difference."
     targets = box_targets(data, rows)[0]
     targets = targets[targets["finding"].str.match("(left|right) ")].reset_index(drop=True)
     pixels, findings = np.stack([data.picture(row) for row in targets["row"]]), targets["finding"].tolist()
     both = finding_texts(model, findings, "X") - finding_texts(model, [other_side(f) for f in findings], "X")
-    sides = [f.split()[0] for f in findings]
-    return targets[["patient_id", "finding"]].assign(own=side_energy(maps_of(model, pixels, both, method), sides), swapped=side_energy(maps_of(model, pixels, -both, method), sides))
+    def energy(texts): return side_energy(maps_of(model, pixels, texts, method, reference=reference), [f.split()[0] for f in findings])
+    return targets[["patient_id", "finding"]].assign(own=energy(both), swapped=energy(-both))
 
-# %% ../nbs/explain.ipynb #0000003e
+# %% ../nbs/explain.ipynb #00000040
 def perturbation_curves(model:CLIPMini, # In evaluation mode
                         pixels:np.ndarray, # (n, h, w) uint8
                         maps:np.ndarray, # (n, h, w), the highest places come first
@@ -247,8 +258,8 @@ def perturbation_curves(model:CLIPMini, # In evaluation mode
     def scores(first, then): return np.stack([(model.encode_image(torch.where(place <= share, then, first)) * text_emb).sum(1).cpu().numpy() for share in np.linspace(0, 1, steps + 1)], 1)
     return dict(deletion=scores(images, blurred), insertion=scores(blurred, images))
 
-# %% ../nbs/explain.ipynb #0000003f
-def random_maps(n:int, size:int, cells:int=CELLS + 1, seed:int=0) -> np.ndarray: # (n, size, size)
+# %% ../nbs/explain.ipynb #00000041
+def random_maps(n:int, size:int, cells:int=8, seed:int=0) -> np.ndarray: # (n, size, size)
     "Maps of random cells, enlarged as the network's are."
     coarse = torch.from_numpy(np.random.default_rng(seed).random((n, 1, cells, cells)))
     return F.interpolate(coarse, (size, size), mode="bilinear")[:, 0].numpy()
