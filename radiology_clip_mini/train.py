@@ -8,12 +8,12 @@ __all__ = ['CONFIGS', 'CHECKPOINT', 'MAY_CHANGE', 'TrainConfig', 'PathsConfig', 
            'make_accelerator', 'label_table', 'batch_loss', 'split_batch', 'train_step', 'validate', 'check_writable',
            'new_run_folder', 'describe_run', 'Progress', 'History', 'seed_step', 'save_checkpoint', 'load_checkpoint',
            'last_good', 'plot_history', 'show_live', 'Control', 'DeviceData', 'hold', 'frozen_text', 'frozen_images',
-           'shared_batches', 'epochs_left', 'keep_if_best', 'Setup', 'set_up', 'fit', 'check_image_size', 'flat',
-           'start_folder', 'finish', 'resume_config', 'resume_folder', 'train', 'rclip_train', 'main', 'model_card',
-           'push_to_hub']
+           'shared_batches', 'epochs_left', 'keep_if_best', 'keep_memory', 'Setup', 'set_up', 'fit', 'check_image_size',
+           'flat', 'start_folder', 'finish', 'resume_config', 'resume_folder', 'train', 'rclip_train', 'main',
+           'model_card', 'push_to_hub']
 
-# %% ../nbs/03_train.ipynb #00000002
-import json, math, os, platform, signal, subprocess, sys, tempfile, threading, time
+# %% ../nbs/03_train.ipynb #00000004
+import ctypes, json, math, os, platform, signal, subprocess, sys, tempfile, threading, time
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -41,7 +41,7 @@ from .metrics import embed, retrieval_metrics
 from .models import CLIPMini, ModelConfig
 from .report import Picture, markdown_metrics
 
-# %% ../nbs/03_train.ipynb #00000007
+# %% ../nbs/03_train.ipynb #00000009
 @dataclass
 class TrainConfig:
     "How to train."
@@ -65,13 +65,13 @@ class TrainConfig:
     checkpoint_minutes: float = 10.0 # How often to save what resuming needs; 0 for every step
     tracker: Literal["tensorboard", "wandb"] | None = None # Where else to log; needs that package
 
-# %% ../nbs/03_train.ipynb #00000008
+# %% ../nbs/03_train.ipynb #0000000a
 @dataclass
 class PathsConfig:
     "Where results go."
     results_dir: str = "results" # Each run makes a folder of its own in here
 
-# %% ../nbs/03_train.ipynb #00000009
+# %% ../nbs/03_train.ipynb #0000000b
 @dataclass
 class Config:
     "All settings of a run."
@@ -81,12 +81,12 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig) # See models
     paths: PathsConfig = field(default_factory=PathsConfig) # Folders
 
-# %% ../nbs/03_train.ipynb #0000000a
+# %% ../nbs/03_train.ipynb #0000000c
 def to_yaml(config:Config) -> str:
     "The settings as YAML, readable by `--config`."
     return yaml.safe_dump(asdict(config), sort_keys=False)
 
-# %% ../nbs/03_train.ipynb #0000000d
+# %% ../nbs/03_train.ipynb #0000000f
 CONFIGS = Path(__file__).parent/"configs" if "__file__" in globals() else Path("../radiology_clip_mini/configs").resolve()
 
 def config_path(name:str, # demo, tiny, iu_xray, or a path
@@ -96,14 +96,14 @@ def config_path(name:str, # demo, tiny, iu_xray, or a path
         if path.is_file(): return str(path)
     raise FileNotFoundError(f"there is no config {name!r}: neither a file, nor one of {', '.join(sorted(p.stem for p in CONFIGS.glob('*.yaml')))}")
 
-# %% ../nbs/03_train.ipynb #00000010
+# %% ../nbs/03_train.ipynb #00000012
 class _ConfigFile(ActionConfigFile):
     "`--config` that also takes the name of a packaged config."
     def __call__(self, parser, cfg, values, option_string=None):
         try: super().__call__(parser, cfg, config_path(values), option_string)
         except UnicodeDecodeError as e: raise ValueError(f"the config {values} is not UTF-8 text: {e}") from e
 
-# %% ../nbs/03_train.ipynb #00000011
+# %% ../nbs/03_train.ipynb #00000013
 def make_parser() -> ArgumentParser:
     "The command line of `rclip_train`: one option for each setting."
     parser = ArgumentParser(prog="rclip_train", exit_on_error=False, allow_abbrev=False, description="Train a CLIP model on radiographs and their reports.")
@@ -115,7 +115,7 @@ def make_parser() -> ArgumentParser:
         if "." in action.dest or action.dest == "seed": action.help = comments[action.dest]
     return parser
 
-# %% ../nbs/03_train.ipynb #00000012
+# %% ../nbs/03_train.ipynb #00000014
 def parse_config(argv:list[str]) -> Config:
     "Settings from command-line words. Raises ValueError for an unknown key or a wrong type, FileNotFoundError for a missing file."
     parser = make_parser()
@@ -126,14 +126,14 @@ def parse_config(argv:list[str]) -> Config:
     values = parser.instantiate(values)
     return Config(**{f.name: values[f.name] for f in fields(Config)})
 
-# %% ../nbs/03_train.ipynb #00000013
+# %% ../nbs/03_train.ipynb #00000015
 def load_config(name:str, # demo, tiny, iu_xray, or a path
                 *overrides:str, # As on the command line: "--train.epochs=8"
                ) -> Config:
     "The settings in a config file. Raises as `parse_config` does."
     return parse_config(["--config", name, *overrides])
 
-# %% ../nbs/03_train.ipynb #0000001a
+# %% ../nbs/03_train.ipynb #0000001c
 def _empty(config) -> list[str]:
     "The settings that are None and must not be."
     own = [f.name for f in fields(config) if getattr(config, f.name) is None and type(None) not in get_args(f.type)]
@@ -156,7 +156,7 @@ def check_config(config:Config) -> None:
                                                                             "the sigmoid loss needs a bias, such as -10, and the others have no use for one")
     if t.tracker and not find_spec(t.tracker): raise ValueError(f"train.tracker {t.tracker} needs that package: pip install {t.tracker}")
 
-# %% ../nbs/03_train.ipynb #0000001e
+# %% ../nbs/03_train.ipynb #00000020
 def param_groups(model:CLIPMini, weight_decay:float,
                  head_factor:float=1., # How much faster projections, fusion and temperature learn
                 ) -> list[dict]:
@@ -166,7 +166,7 @@ def param_groups(model:CLIPMini, weight_decay:float,
     def group(head, wide): return [p for p in params if (id(p) not in encoders, p.ndim > 1) == (head, wide)]
     return [dict(params=group(head, wide), weight_decay=weight_decay*wide, factor=head_factor if head else 1.) for head in (False, True) for wide in (True, False)]
 
-# %% ../nbs/03_train.ipynb #00000022
+# %% ../nbs/03_train.ipynb #00000024
 def lr_at(step:int, # Steps done
           n_steps:int, # In all
           t:TrainConfig) -> float:
@@ -179,7 +179,7 @@ def set_lr(optimizer, lr:float) -> None:
     "Gives each group its share of a learning rate."
     for group in optimizer.param_groups: group["lr"] = lr * group["factor"]
 
-# %% ../nbs/03_train.ipynb #00000026
+# %% ../nbs/03_train.ipynb #00000028
 def half_precision() -> str:
     "What mixed precision this machine is fast at: bf16, fp16 or no."
     if torch.cuda.is_available(): return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -196,13 +196,13 @@ def make_accelerator(amp:bool,
                          "train with smaller batches and fewer negatives. For large batches on small memory use --train.chunk_size, which is exact")
     return accelerator
 
-# %% ../nbs/03_train.ipynb #00000029
+# %% ../nbs/03_train.ipynb #0000002b
 def label_table(data:StudyData) -> torch.Tensor: # (studies, findings), 0 or 1
     "Which study has which finding."
     names = sorted({name for labels in data.studies["labels"] for name in labels})
     return torch.tensor([[name in labels for name in names] for labels in data.studies["labels"]], dtype=torch.float32)
 
-# %% ../nbs/03_train.ipynb #0000002d
+# %% ../nbs/03_train.ipynb #0000002f
 def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # This process's rows
                batch, # A `Batch`; text_ids and rows are those of the whole batch
                t:TrainConfig,
@@ -214,7 +214,7 @@ def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # 
     if t.loss == "sigmoid": return sigmoid_loss(image_emb, text_emb, scale, model.logit_bias, batch.text_ids)
     return clip_loss(image_emb, text_emb, scale, batch.text_ids, labels[batch.rows] if t.loss == "soft" else None)
 
-# %% ../nbs/03_train.ipynb #0000002e
+# %% ../nbs/03_train.ipynb #00000030
 def _cut_tokens(tokens, rows:slice):
     "Tokens or features of some texts of a batch, padded to the longest of these."
     if isinstance(tokens, torch.Tensor): return tokens[rows]
@@ -227,7 +227,7 @@ def split_batch(batch, size:int|None) -> list:
     parts = [slice(k, k + size) for k in range(0, n, size)] if size else [slice(0, n)]
     return [batch._replace(images=batch.images[p], present=batch.present[p], tokens=_cut_tokens(batch.tokens, p)) for p in parts]
 
-# %% ../nbs/03_train.ipynb #0000002f
+# %% ../nbs/03_train.ipynb #00000031
 def train_step(model:CLIPMini, batch, # A `Batch`
                optimizer, accelerator:Accelerator, t:TrainConfig, labels:torch.Tensor|None=None) -> dict[str, torch.Tensor]: # loss (nats), temperature, grad_norm (before clipping)
     "One step of AdamW on one batch of pairs. What it returns is still on the device, so that nothing waits for it."
@@ -245,7 +245,7 @@ def train_step(model:CLIPMini, batch, # A `Batch`
     clamp_logit_scale_(model.logit_scale)
     return dict(loss=loss.detach(), temperature=(-model.logit_scale.detach()).exp(), grad_norm=norm)
 
-# %% ../nbs/03_train.ipynb #0000003a
+# %% ../nbs/03_train.ipynb #0000003c
 def validate(model:CLIPMini, # Its mode is given back as it was
              data:StudyData, # With splits
             ) -> dict[str, float]: # Metrics of both directions averaged, and `recall`, the mean of R@1, R@5 and R@10
@@ -255,7 +255,7 @@ def validate(model:CLIPMini, # Its mode is given back as it was
     mean = {name: float(np.mean([m[name] for m in both])) for name in both[0]}
     return mean | dict(recall=float(np.mean([mean[f"R@{k}"] for k in (1, 5, 10)])))
 
-# %% ../nbs/03_train.ipynb #0000003f
+# %% ../nbs/03_train.ipynb #00000041
 def check_writable(results_dir:str) -> None:
     "Makes the folder if needed. Raises OSError, saying what to do, where nothing can be written."
     try:
@@ -263,7 +263,7 @@ def check_writable(results_dir:str) -> None:
         tempfile.TemporaryFile(dir=results_dir).close()
     except OSError as e: raise OSError(f"results cannot be written to {results_dir} ({e.strerror}). Give another folder: --paths.results_dir") from e
 
-# %% ../nbs/03_train.ipynb #00000040
+# %% ../nbs/03_train.ipynb #00000042
 def new_run_folder(results_dir:str) -> Path:
     "A new folder `<YYYYMMDD-HHMMSS>`; waits for the next second where it is taken."
     while True:
@@ -272,18 +272,18 @@ def new_run_folder(results_dir:str) -> Path:
         except FileExistsError: time.sleep(0.1)
         else: return folder
 
-# %% ../nbs/03_train.ipynb #00000043
+# %% ../nbs/03_train.ipynb #00000045
 def _git_commit() -> str|None:
     "The commit of this code, if it is a git checkout."
     try: return subprocess.run(["git", "rev-parse", "HEAD"], cwd=CONFIGS, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError): return None
 
-# %% ../nbs/03_train.ipynb #00000044
+# %% ../nbs/03_train.ipynb #00000046
 def _by_reason(skipped:dict) -> dict[str, list[str]]:
     "{reason: [what was skipped]}"
     return {reason: sorted(k for k, r in skipped.items() if r == reason) for reason in sorted(set(skipped.values()))}
 
-# %% ../nbs/03_train.ipynb #00000045
+# %% ../nbs/03_train.ipynb #00000047
 def describe_run(config:Config, data:StudyData, device) -> dict:
     "What run.json holds when training starts."
     packages = ("torch", "torchvision", "transformers", "datasets", "accelerate", "radiology-clip-mini")
@@ -292,7 +292,7 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
                 git_commit=_git_commit(), device=str(device), platform=platform.platform(),
                 data=dict(fingerprint=fingerprint(data), counts=counts, leaks=leak_report(data), skipped=_by_reason(data.skipped)))
 
-# %% ../nbs/03_train.ipynb #0000004a
+# %% ../nbs/03_train.ipynb #0000004c
 @dataclass
 class Progress:
     "How far a run is."
@@ -303,7 +303,7 @@ class Progress:
     stopped: bool = False # Before its end, to be resumed
     signal: int | None = None # What asked for that; None where the time was up
 
-# %% ../nbs/03_train.ipynb #0000004b
+# %% ../nbs/03_train.ipynb #0000004d
 class History:
     "history.jsonl, written in blocks by the main process, with a progress bar and, in a notebook, a live figure."
     def __init__(self, folder:Path, progress:Progress, # Rows after its step are cut off
@@ -324,7 +324,7 @@ class History:
         self.waiting.append((rows, row))
         if time.monotonic() - self.written > 1: self.flush()
 
-# %% ../nbs/03_train.ipynb #0000004c
+# %% ../nbs/03_train.ipynb #0000004e
 @patch
 def flush(self:History) -> None:
     "Writes all rows and brings the progress up to date. Raises FloatingPointError for a loss or gradient that is no number."
@@ -358,12 +358,12 @@ def _line(self:History, rows, row:dict) -> str:
                                                                            f"with the studies {' '.join(self.study_ids[r] for r in rows)}")
     return json.dumps(row) + "\n"
 
-# %% ../nbs/03_train.ipynb #00000050
+# %% ../nbs/03_train.ipynb #00000052
 def seed_step(seed:int, step:int) -> None:
     "Seeds all random numbers for one step of this process."
     set_seed(int(np.random.SeedSequence([seed, step, process()[0]]).generate_state(1)[0]))
 
-# %% ../nbs/03_train.ipynb #00000051
+# %% ../nbs/03_train.ipynb #00000053
 CHECKPOINT = "last/training.safetensors"
 
 def save_checkpoint(folder:Path, model:CLIPMini, optimizer, accelerator:Accelerator, progress:Progress) -> None:
@@ -382,7 +382,7 @@ def save_checkpoint(folder:Path, model:CLIPMini, optimizer, accelerator:Accelera
         part.unlink(missing_ok=True)
         raise OSError(f"the checkpoint of step {progress.step} could not be written: {e}") from e
 
-# %% ../nbs/03_train.ipynb #00000052
+# %% ../nbs/03_train.ipynb #00000054
 def load_checkpoint(folder:Path, model:CLIPMini, optimizer, accelerator:Accelerator) -> Progress:
     "Fills model and optimiser from the checkpoint of a run, if it has one. Raises ValueError for a damaged one."
     if not (folder/CHECKPOINT).is_file(): return Progress()
@@ -407,7 +407,7 @@ def last_good(folder:Path) -> str:
     with safe_open(folder/CHECKPOINT, "pt") as f: step = json.loads(f.metadata()["info"])["progress"]["step"]
     return f"The last good checkpoint is that of step {step}; go on from it with rclip_train --resume {folder}"
 
-# %% ../nbs/03_train.ipynb #00000057
+# %% ../nbs/03_train.ipynb #00000059
 def plot_history(run:Path # A run's folder
                 ) -> Picture:
     "Training loss and validation recall of a run, so far."
@@ -433,7 +433,7 @@ def show_live(figure:Picture, handle=None):
     handle.update(figure)
     return handle
 
-# %% ../nbs/03_train.ipynb #00000059
+# %% ../nbs/03_train.ipynb #0000005b
 class Control:
     "Within it, a call says whether to go on (0), save (1) or stop (2), the same on every process."
     def __init__(self, t:TrainConfig):
@@ -460,7 +460,7 @@ class Control:
         if wish == 1: self.saved = now
         return int(wish)
 
-# %% ../nbs/03_train.ipynb #0000005e
+# %% ../nbs/03_train.ipynb #00000060
 @dataclass
 class DeviceData(StudyData):
     "Studies with their images in the memory of a device."
@@ -472,7 +472,7 @@ def hold(data:StudyData, device:torch.device) -> StudyData:
     if device.type != "cuda" or len(data.studies) * data.pixels([0]).nbytes > torch.cuda.mem_get_info()[0] / 4: return data
     return DeviceData(**vars(data), held=torch.from_numpy(data.pixels(np.arange(len(data.studies)))).to(device))
 
-# %% ../nbs/03_train.ipynb #00000061
+# %% ../nbs/03_train.ipynb #00000063
 @torch.no_grad()
 def frozen_text(model:CLIPMini, tokens, # A `TokenTable`
                 batch_size:int=64) -> torch.Tensor: # (n, width), on the model's device
@@ -493,7 +493,7 @@ def frozen_images(model:CLIPMini, data:StudyData, rows:np.ndarray, # Which studi
     held[torch.as_tensor(rows, device=held.device)] = features
     return DeviceData(**{f.name: getattr(data, f.name) for f in fields(StudyData)}, held=held)
 
-# %% ../nbs/03_train.ipynb #00000064
+# %% ../nbs/03_train.ipynb #00000066
 def shared_batches(data:StudyData, rows:np.ndarray, table, # As for `batches`
                    parts:list[np.ndarray]):
     "Batches of which each process holds its own images and texts; `text_ids` and `rows` are those of the whole batch."
@@ -509,7 +509,7 @@ def epochs_left(lengths:np.ndarray, config:Config,
         if step <= len(parts): yield epoch, parts[max(step, 0):]
         step -= len(parts)
 
-# %% ../nbs/03_train.ipynb #00000067
+# %% ../nbs/03_train.ipynb #00000069
 def keep_if_best(folder:Path, model:CLIPMini, best:dict, # {"epoch", "recall"} so far
                  val:dict, epoch:int) -> dict: # The best from now on
     "Saves the model as best/, and its place in results/latest.txt, where its validation recall is the highest so far."
@@ -517,7 +517,13 @@ def keep_if_best(folder:Path, model:CLIPMini, best:dict, # {"epoch", "recall"} s
     if process()[0] == 0: write_atomic(folder.parent/"latest.txt", f"{model.save_pretrained(folder/'best')}\n")
     return dict(epoch=epoch, recall=val["recall"])
 
-# %% ../nbs/03_train.ipynb #00000069
+# %% ../nbs/03_train.ipynb #0000006b
+def keep_memory() -> None:
+    "Lets this process keep freed memory for its next use, where the C library can be told so."
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt: mallopt(-4, 0), mallopt(-1, -1) # M_MMAP_MAX 0: large blocks too come from the heap; M_TRIM_THRESHOLD -1: which is never trimmed
+
+# %% ../nbs/03_train.ipynb #0000006e
 @dataclass
 class Setup:
     "What one training run works with."
@@ -535,6 +541,7 @@ def set_up(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerat
     "Places, freezes and restores `model`. Raises ValueError where its batches cannot be cut into chunks, or the checkpoint is damaged."
     t, rows, device = config.train, data.rows("train"), accelerator.device
     if process()[1] > 1 and device.type == "cuda": torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if device.type == "cpu": keep_memory()
     model.to(device).freeze(t.freeze).train_mode(t.freeze_norm)
     model.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
     if t.chunk_size: refuse_batch_norm(model)
@@ -545,7 +552,7 @@ def set_up(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerat
     return Setup(data, seen, rows, frozen_text(model, tokens) if t.freeze == "text" else tokens, tokens.lengths,
                  label_table(data) if t.loss == "soft" else None, optimizer, progress, n_steps)
 
-# %% ../nbs/03_train.ipynb #0000006b
+# %% ../nbs/03_train.ipynb #00000070
 def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator,
         live:bool=False, # Draw loss and recall after each epoch, in a notebook
        ) -> Progress:
@@ -575,7 +582,7 @@ def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:
     except (OSError, FloatingPointError) as e: raise (OSError if isinstance(e, OSError) else ValueError)(f"{e}. {last_good(folder)}") from e
     return progress
 
-# %% ../nbs/03_train.ipynb #0000006d
+# %% ../nbs/03_train.ipynb #00000072
 @torch.no_grad()
 def check_image_size(model:CLIPMini, image_size:int) -> None:
     "Raises ValueError where the image encoder cannot take images of this size."
@@ -583,7 +590,7 @@ def check_image_size(model:CLIPMini, image_size:int) -> None:
     except (RuntimeError, AssertionError) as e:
         raise ValueError(f"{model.config.image_encoder} cannot take images of {image_size} pixels ({str(e).splitlines()[0]}). Give another --data.image_size") from e
 
-# %% ../nbs/03_train.ipynb #0000006f
+# %% ../nbs/03_train.ipynb #00000074
 def flat(settings:dict) -> dict: # {"train.lr": 0.0001, …}
     "Nested settings by their full names."
     parts = {k: flat(v) if isinstance(v, dict) and k in ("data", "train", "model", "paths") else v for k, v in settings.items()}
@@ -604,7 +611,7 @@ def finish(folder:Path, model:CLIPMini, progress:Progress, prepare_s:float) -> N
     write_atomic(folder/"run.json", json.dumps(info | dict(best=progress.best, timings=dict(prepare_s=prepare_s, train_s=round(progress.seconds, 1))), indent=1))
     (folder/CHECKPOINT).unlink(missing_ok=True)
 
-# %% ../nbs/03_train.ipynb #00000071
+# %% ../nbs/03_train.ipynb #00000076
 MAY_CHANGE = ("data.source", "data.cache_dir", "data.num_workers", "train.max_minutes", "train.checkpoint_minutes", "train.tracker", "paths.results_dir")
 
 def resume_config(run:str|Path, # The folder of a run that was stopped
@@ -632,7 +639,7 @@ def resume_folder(run:Path, info:dict # What run.json would hold now
     if saved != info["data"]["fingerprint"]: raise ValueError(f"the data has changed since {run} was started: its fingerprint was {saved} and is {info['data']['fingerprint']}")
     return run
 
-# %% ../nbs/03_train.ipynb #00000073
+# %% ../nbs/03_train.ipynb #00000078
 def train(config:Config, # All settings
           resume:Path|None=None, # The folder of a run that was stopped; its own settings: `resume_config`
           live:bool=False, # Draw loss and recall while it trains, in a notebook
@@ -658,7 +665,7 @@ def train(config:Config, # All settings
     if progress.signal: signal.raise_signal(progress.signal)
     return folder
 
-# %% ../nbs/03_train.ipynb #00000089
+# %% ../nbs/03_train.ipynb #0000008e
 def _split_resume(argv:list[str]) -> tuple[str|None, list[str]]: # The run's folder, if one is given, and the other words
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
     if "--resume" not in words: return None, words
@@ -666,7 +673,7 @@ def _split_resume(argv:list[str]) -> tuple[str|None, list[str]]: # The run's fol
     if at + 1 == len(words): raise ValueError("--resume needs the folder of a run, such as results/20260131-120000")
     return words[at + 1], words[:at] + words[at + 2:]
 
-# %% ../nbs/03_train.ipynb #0000008b
+# %% ../nbs/03_train.ipynb #00000090
 def rclip_train(argv:list[str]|None=None) -> Path|None:
     "Trains as the command line says, and says where the model is."
     argv = sys.argv[1:] if argv is None else argv
@@ -678,11 +685,11 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
         print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}). Next: rclip_eval, then rclip_viz")
     return folder
 
-# %% ../nbs/03_train.ipynb #0000008c
+# %% ../nbs/03_train.ipynb #00000091
 def main(): clear_errors(rclip_train, "rclip_train")
 if __name__ == "__main__" and globals().get("__spec__"): main()
 
-# %% ../nbs/03_train.ipynb #00000095
+# %% ../nbs/03_train.ipynb #0000009a
 def model_card(run:Path # A run's folder, evaluated
               ) -> str:
     "A README for the hub, in Markdown. Raises FileNotFoundError where the run has not been evaluated."
@@ -719,7 +726,7 @@ The code is MIT. {"The phantoms are drawn by that code." if drawn else "The weig
 Trained with seed {config["seed"]}, {config["train"]["epochs"]} epochs at most, best epoch {info["best"]["epoch"]}; commit {info["git_commit"]}, torch {info["versions"]["torch"]}.
 """
 
-# %% ../nbs/03_train.ipynb #00000096
+# %% ../nbs/03_train.ipynb #0000009b
 def push_to_hub(run:str|Path, # A run's folder, evaluated
                 repo_id:str, # owner/name
                 private:bool=True) -> str: # Its address
