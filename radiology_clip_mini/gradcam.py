@@ -352,10 +352,10 @@ def _make_inputs(self:Explorer, w, k:int) -> None:
     self.any = w.Button(description="any", icon="random", tooltip="a radiograph at random", layout=w.Layout(width="5em"))
     self.upload = w.FileUpload(accept=".png,.jpg,.jpeg,.dcm", description="your own", tooltip="PNG, JPEG or DICOM")
     self.k = w.IntSlider(min(k, 12, len(gallery)), 1, min(12, len(gallery)), description="results", **style)
-    self.finding = w.Dropdown(description="among", options=[("all studies", None), *((f"{name} ({who.sum():,})", name) for name, who in gallery.findings.items())], **style)
+    self.finding = w.Dropdown(description="among", options=[("all studies", ""), *((f"{name} ({who.sum():,})", name) for name, who in gallery.findings.items())], **style)
     self.history = w.Dropdown(description="asked", options=["(nothing yet)"], tooltip="ask it again", **style)
     self.opacity = w.FloatSlider(.65, min=0, max=1, step=.05, description="heat map", **style)
-    self.method = w.Dropdown(description="map by", options=[("Grad-CAM", "grad_cam"), ("difference from the mean picture (slower)", "integrated")], tooltip="how the heat map is made", **style)
+    self.method = w.Dropdown(description="map by", options=[("Grad-CAM", "grad_cam"), ("against the mean (slow)", "integrated")], tooltip="how the heat map is made", **style)
     self.export = w.Button(description="save figure", icon="download", tooltip="the answer as a PNG")
 
 # %% ../nbs/05_gradcam.ipynb #0000005c
