@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from xxhash import xxh64_intdigest, xxh3_128_hexdigest
 
 from .phantom import make_phantoms
-from .sources import HUB_ID, pick_text, r2gen_split, read_folder, read_hub, read_kaggle, read_mapped, read_openi, read_r2gen
+from .sources import HUB_ID, r2gen_split, read_folder, read_hub, read_kaggle, read_mapped, read_openi, read_r2gen
 
 # %% ../nbs/00_data.ipynb #00000007
 @dataclass

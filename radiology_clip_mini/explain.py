@@ -24,7 +24,6 @@ from .data import StudyData
 from .gradcam import CELLS, METHODS, similarity_maps
 from .metrics import untrained
 from .models import CLIPMini
-from .report import Picture
 from .sources import plain_finding
 from .uncertainty import bootstrap_ci
 from .zeroshot import ABSENT, PRESENT, prompt_embeddings
@@ -148,7 +147,7 @@ BASELINES = ("centre", "random", "untrained", "mean map", "difference")
 
 def localisation(model:CLIPMini, # Any mode; it comes back unchanged
                  data:StudyData, rows:np.ndarray, # Studies with boxes
-                 reference:np.ndarray, # (h, w) uint8, such as one of `gradcam.mean_pictures`
+                 reference:np.ndarray, # (h, w) uint8, such as one of `gallery.mean_pictures`
                  methods:tuple=METHODS,
                  kind:str=TEXTS[0], # One of `TEXTS`
                 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]: # The targets, and for each answer its `localise`

@@ -24,7 +24,7 @@ from matplotlib.patches import Rectangle
 from torch import nn
 
 from .data import VIEWS, StudyData, normalise, run_command
-from .gallery import Gallery, Query, answer, file_query, make_gallery, mean_pictures, phrase_query, radiograph_html, study_query, word_effects, words_html
+from .gallery import Gallery, Query, answer, file_query, make_gallery, phrase_query, radiograph_html, study_query, word_effects, words_html
 from .metrics import Run, load_run
 from .models import CLIPMini
 from .report import HEAT, Picture, figure_png
@@ -105,7 +105,7 @@ def similarity_maps(model:CLIPMini, # In evaluation mode
                    ) -> torch.Tensor: # (k, h', w') ≥ 0, a map for each of the k views that are there, as coarse as the network's
     "Where images speak for texts. Raises ValueError for another method, without the reference it needs, and for encoders that have no such maps."
     if method not in METHODS: raise ValueError(f"method is {method!r}; expected {', '.join(METHODS)}")
-    if method == "integrated" and reference is None: raise ValueError("the method integrated compares with a reference picture; give one, such as mean_pictures(data, data.rows('train'))['frontal']")
+    if method == "integrated" and reference is None: raise ValueError("the method integrated compares with a reference picture; give one, such as gallery.mean_pictures(data, data.rows('train'))['frontal']")
     cells = cells or CELLS[method]
     if method == "patches": return _patch_maps(model, images if images.ndim == 4 else images[torch.ones(images.shape[:2], dtype=bool) if present is None else present], text_emb)
     with torch.enable_grad():
@@ -133,7 +133,7 @@ def grad_cam(model:CLIPMini, # Its mode is given back as it was
              text:str, # Any words
              minus:str|None=None, # Words to compare with: the map is for the difference of the two cosines
              method:str="grad_cam", # One of `METHODS`
-             reference:np.ndarray|torch.Tensor|None=None, # For integrated: a picture of the same size to compare with, such as one of `mean_pictures`
+             reference:np.ndarray|torch.Tensor|None=None, # For integrated: a picture of the same size to compare with, such as one of `gallery.mean_pictures`
             ) -> np.ndarray: # (h, w) in [0, 1]; 1 is where the image speaks most for the text
     "Text-conditioned Grad-CAM (arXiv:1610.02391) or a relative, its largest value scaled to 1. Raises ValueError for other shapes, methods, and transformers."
     pictures = [torch.as_tensor(x) for x in (image, reference) if x is not None]

@@ -11,7 +11,7 @@ __all__ = ['Similarity', 'BLOCK', 'same', 'graded', 'TieGroups', 'tie_groups', '
 
 # %% ../nbs/04_metrics.ipynb #00000002
 import copy, json, warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, NamedTuple
 
