@@ -9,7 +9,7 @@ import torch
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and gloo as POSIX has them")
 multi = multiprocessing.get_context("forkserver") # imports once, so that each of the many processes starts in milliseconds
 multi.set_forkserver_preload(["radiology_clip_mini.train"])
-SMALL = ("--data.phantoms=40", "--data.image_size=32", "--train.epochs=3", "--train.batch_size=12", "--train.checkpoint_minutes=0", "--train.augment=true")
+SMALL = ("--data.phantoms=40", "--data.image_size=32", "--train.epochs=6", "--train.batch_size=12", "--train.checkpoint_minutes=0", "--train.augment=true")
 
 
 def settings(results, *more):
@@ -72,12 +72,17 @@ def free_port():
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
 
 
-def run(results, world=1, resume=None, more=(), hurt=None, after=None):
-    "One session; `after` seconds of training it is killed. Returns the exit codes."
+def saved(results): return [p.stat().st_mtime_ns for p in Path(results).glob("2*/last/training.safetensors")]
+
+
+def run(results, world=1, resume=None, more=(), hurt=None, after=None, trained=True):
+    "One session. It is killed `after` seconds of its start or, `trained`, of its first checkpoint. Returns the exit codes."
     Path(results).mkdir(exist_ok=True)
     port = free_port()
     processes = [multi.Process(target=session, args=(str(results), r, world, port, resume, more, hurt if r == 0 else None)) for r in range(world)]
+    before = saved(results)
     for p in processes: p.start()
+    while after is not None and trained and saved(results) == before and processes[0].is_alive(): time.sleep(.001)
     if after is not None: time.sleep(after), processes[0].kill()
     processes[0].join(120)
     if processes[0].exitcode: [p.kill() for p in processes]
@@ -98,19 +103,19 @@ def whole(request, tmp_path_factory):
 
 
 def test_killed_at_any_moment(whole, tmp_path):
-    "Eleven SIGKILLs, in steps, in half-written checkpoints, before they are moved, and at no chosen moment; then the same history and weights."
+    "Twelve SIGKILLs, in steps, in half-written checkpoints, before they are moved, at the start, and at no chosen moment; then the same history and weights."
     world, expected = whole
     draw, kills = random.Random(world), 0
-    plan = ["step", "write", "move", "any"]*2 + ["write", "step", "any"]
+    plan = ["step", "write", "move", "any"]*2 + ["start", "write", "step", "any"]
     for kind in plan:
         started = list(tmp_path.glob("2*/run.json"))
         resume = folder_of(tmp_path) if started else None
-        if kind == "any": codes = run(tmp_path, world, resume, after=draw.uniform(.3, 3))
+        if kind in ("any", "start"): codes = run(tmp_path, world, resume, after=draw.uniform(0, .15), trained=kind == "any")
         else: codes = run(tmp_path, world, resume, hurt=(kind, 1 if kind == "step" else draw.randrange(2)))
         if codes[0] == 0: break
         assert codes[0] == -signal.SIGKILL, (tmp_path/"log0.txt").read_text()
         kills += 1
-    assert kills >= 10, f"the run was over after {kills} kills"
+    assert kills >= 11, f"the run was over after {kills} kills"
     if codes[0]: assert run(tmp_path, world, folder_of(tmp_path)) == [0]*world, (tmp_path/"log0.txt").read_text()
     assert outcome(tmp_path) == expected
 
