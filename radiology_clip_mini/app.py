@@ -57,9 +57,9 @@ def _voila():
     return Voila
 
 # %% ../nbs/app.ipynb #d12e0f70
-def rclip_app(ckpt:str=None, # A run's best or last folder; the latest run's best model if not given
+def rclip_app(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
-              source:str=None, # Where the data lies now, if elsewhere than in training
+              source:str|None=None, # Where the data lies now, if elsewhere than in training
               split:str="test", # Which studies to show: train, val, test or all
               port:int=8866, # Where the page is served, on 127.0.0.1; the next free one if taken
               no_browser:bool=False, # Do not open a browser

@@ -11,21 +11,22 @@ __all__ = ['SPLITS', 'VIEWS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'POOL', 'DataConf
            'in_order', 'clear_errors', 'run_command']
 
 # %% ../nbs/00_data.ipynb #00000002
-import hashlib, io, json, os, re, shutil, sys
+import hashlib, inspect, io, json, os, re, shutil, sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Iterator, Literal, NamedTuple
+from typing import Iterator, Literal, NamedTuple, get_origin
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Image
 from fastcore.basics import patch
-from fastcore.script import anno_parser
+from fastcore.docments import docments
 from filelock import FileLock
+from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image as PILImage, ImageOps
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
@@ -620,9 +621,21 @@ def clear_errors(command, # A function without arguments
     sys.exit(1)
 
 # %% ../nbs/00_data.ipynb #0000009d
+def _add_option(parser:ArgumentParser, option:inspect.Parameter, help:str) -> None:
+    "One parameter of a function as an option of the same name."
+    name = f"--{option.name}"
+    if option.annotation is bool: parser.add_argument(name, action="store_true", help=help)
+    elif get_origin(option.annotation) is list: parser.add_argument(name, type=str, nargs="+", default=option.default, help=help)
+    else: parser.add_argument(name, type=option.annotation, default=option.default, help=help)
+
 def run_command(func, # Becomes the command of its name
                 argv:list[str]|None=None, # The words after the command; None for those of this process
                ):
     "Calls `func` with options read from the command line, with `clear_errors`."
-    options = vars(anno_parser(func, prog=func.__name__).parse_args(argv))
-    return clear_errors(lambda: func(**{k: v for k, v in options.items() if k not in ("pdb", "xtra")}), func.__name__)
+    parser, comments = ArgumentParser(prog=func.__name__, description=func.__doc__, exit_on_error=False, allow_abbrev=False), docments(func)
+    for option in inspect.signature(func).parameters.values(): _add_option(parser, option, comments[option.name])
+    def run():
+        try: options = parser.parse_args(argv)
+        except ArgumentError as e: raise ValueError(f"{e}\nAll options: {func.__name__} --help") from e
+        return func(**vars(options))
+    return clear_errors(run, func.__name__)

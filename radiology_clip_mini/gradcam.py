@@ -472,10 +472,10 @@ def _boxes(gallery:Gallery, i:int) -> tuple:
     return tuple((b["x0"], b["y0"], b["x1"], b["y1"]) for b in gallery.study(i).get("boxes") or [] if b["view"] == gallery.view(i))
 
 # %% ../nbs/05_gradcam.ipynb #00000075
-def rclip_viz(ckpt:str=None, # A run's best or last folder; the latest run's best model if not given
+def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
-              source:str=None, # Where the data lies now, if elsewhere than in training
-              study:str=None, # Which test study to show; the first with a finding if not given
+              source:str|None=None, # Where the data lies now, if elsewhere than in training
+              study:str|None=None, # Which test study to show; the first with a finding if not given
              ):
     "Draw a retrieval grid and a Grad-CAM example for a trained model."
     run = load_run(ckpt, results_dir, source)

@@ -18,7 +18,6 @@ from typing import Callable, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.script import Param
 from scipy.sparse import csr_array, eye_array
 from tqdm.auto import tqdm
 
@@ -454,16 +453,16 @@ def evaluate_run(run:Run, # A trained model and its data
     return result
 
 # %% ../nbs/04_metrics.ipynb #00000092
-def rclip_eval(ckpt:str=None, # A run's best or last folder; the latest run's best model if not given
+def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
                results_dir:str="results", # Where runs are kept
-               source:str=None, # Where the data lies now, if elsewhere than in training
+               source:str|None=None, # Where the data lies now, if elsewhere than in training
                split:str="test", # Which split to evaluate: train, val or test
                unique_texts:bool=False, # Each text once in the gallery, as CXR-CLIP evaluates
-               compare:Param("Other models on the same studies: run folders, hf-hub:… of open_clip, a transformers CLIP, or local folders of these", str, nargs="+")=None,
+               compare:list[str]=(), # Other models on the same studies: run folders, hf-hub:… of open_clip, a transformers CLIP, or local folders of these
               ):
     "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
     run = load_run(ckpt, results_dir, source)
-    result = evaluate_run(run, split, unique_texts, tuple(compare or ()))
+    result = evaluate_run(run, split, unique_texts, tuple(compare))
     print(format_metrics(result))
     if compare: print(f"\ncompared on the same studies; a difference above 0 is the other model's advantage (for MedR, below 0)\n{comparison_table(result)}")
     print(f"written to {run.folder}: metrics.json, metrics.md, ranks.csv, viz/evaluation.png")

@@ -1,0 +1,91 @@
+"""Asks one question of an extra, in an environment that holds nothing else: python .ci/extras.py app|search|compare|dicom
+
+Expects a run in ./results, as `rclip_train --config demo` leaves it.
+"""
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+
+
+def app():
+    "The explorer answers a phrase, and its page is served."
+    from radiology_clip_mini.app import explore
+    from radiology_clip_mini.gallery import phrase_query
+    explorer = explore()
+    explorer.ask(phrase_query(explorer.gallery, "large heart"))
+    assert "large heart" in explorer.heading.value and explorer.found
+    server = subprocess.Popen([Path(sys.executable).parent/"rclip_app", "--no_browser", "--port=8901"])
+    try:
+        for _ in range(600):
+            time.sleep(.1)
+            assert server.poll() is None, "rclip_app has ended"
+            try: page = urlopen("http://127.0.0.1:8901/", timeout=60).read()
+            except ConnectionError: continue
+            except OSError as e:
+                if "refused" in str(e): continue
+                raise
+            break
+        assert b"radiology_clip_mini" in page
+    finally: server.terminate()
+
+
+def search():
+    "An index finds what the exact search finds."
+    from radiology_clip_mini.gallery import make_gallery
+    from radiology_clip_mini.metrics import load_run
+    from radiology_clip_mini.search import make_index, nearest
+    run = load_run()
+    corpus = make_gallery(run.model, run.data).corpus
+    query = np.asarray(corpus[:3]["text_emb"])
+    exact = nearest(corpus, "image_emb", query, 5)
+    make_index(corpus, "image_emb", "flat")
+    assert corpus.is_index_initialized("image_emb")
+    assert (nearest(corpus, "image_emb", query, 5)[1] == exact[1]).all()
+
+
+def compare():
+    "A small random model of open_clip's form is evaluated beside the run."
+    import open_clip
+    from safetensors.torch import save_file
+    vision = dict(image_size=32, layers=1, width=64, patch_size=16)
+    text = dict(context_length=77, vocab_size=49408, width=64, heads=1, layers=1)
+    with tempfile.TemporaryDirectory() as folder:
+        model = open_clip.model.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text)
+        preprocess = dict(mean=[.5]*3, std=[.5]*3)
+        settings = dict(model_cfg=dict(embed_dim=24, vision_cfg=vision, text_cfg=text), preprocess_cfg=preprocess)
+        Path(folder, "open_clip_config.json").write_text(json.dumps(settings))
+        save_file(model.state_dict(), Path(folder, "open_clip_model.safetensors"))
+        subprocess.run([Path(sys.executable).parent/"rclip_eval", "--compare", folder], check=True)
+        latest = Path("results/latest.txt").read_text().strip()
+        result = json.loads((Path(latest).parent/"metrics.json").read_text())
+        assert list(result["compare"]) == [Path(folder).name]
+
+
+def dicom():
+    "A DICOM file is read as it is meant to be seen."
+    import pydicom
+    from radiology_clip_mini.data import read_grey
+    values = np.tile(np.arange(64, dtype=np.uint16) * 60, (64, 1))
+    head = pydicom.Dataset()
+    head.file_meta = pydicom.dataset.FileMetaDataset()
+    head.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    head.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    head.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    head.Rows, head.Columns, head.SamplesPerPixel, head.PhotometricInterpretation = 64, 64, 1, "MONOCHROME1"
+    head.BitsAllocated, head.BitsStored, head.HighBit, head.PixelRepresentation = 16, 12, 11, 0
+    head.PixelData = values.tobytes()
+    with tempfile.TemporaryDirectory() as folder:
+        head.save_as(Path(folder, "a.dcm"), enforce_file_format=True)
+        grey = read_grey(dict(bytes=None, path=str(Path(folder, "a.dcm"))), 64)
+    assert grey[0, 0] == 255 and grey[0, -1] == 0 and (np.diff(grey[0].astype(int)) <= 0).all()
+
+
+if __name__ == "__main__":
+    dict(app=app, search=search, compare=compare, dicom=dicom)[sys.argv[1]]()
+    print(f"{sys.argv[1]}: imports and answers")
