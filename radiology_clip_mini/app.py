@@ -9,7 +9,8 @@ __all__ = ['explore', 'rclip_app', 'main']
 import json, os, tempfile
 from pathlib import Path
 
-from .data import SPLITS, run_command
+from .command import run_command
+from .data import SPLITS
 from .gallery import Gallery, make_gallery
 from .gradcam import Explorer
 from .metrics import load_run

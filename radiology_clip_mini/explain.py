@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
-from tqdm.auto import tqdm
 
+from .command import progress
 from .data import StudyData
 from .gradcam import CELLS, METHODS, similarity_maps
 from .metrics import untrained
@@ -116,7 +116,7 @@ def maps_of(model:CLIPMini, # In evaluation mode
     "Maps of many images, a text for each or one for all."
     text_emb, parts = text_emb.expand(len(pixels), -1), []
     if reference is not None: reference = model.preprocess(reference[None])[0]
-    for start in tqdm(range(0, len(pixels), batch_size), desc=method, leave=False, disable=len(pixels) <= 4*batch_size):
+    for start in progress(range(0, len(pixels), batch_size), method):
         part = slice(start, start + batch_size)
         parts.append(similarity_maps(model, model.preprocess(pixels[part]), text_emb[part], method, cells=cells, reference=reference).cpu())
     maps = F.interpolate(torch.cat(parts)[:, None], pixels.shape[1:], mode="bilinear")[:, 0]

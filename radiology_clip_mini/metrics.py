@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_array, eye_array
-from tqdm.auto import tqdm
 
-from .data import DataConfig, StudyData, build_cache, choose_views, fingerprint, in_order, prepare_data, run_command, write_atomic
+from .command import Stages, progress, run_command, write_atomic
+from .data import DataConfig, StudyData, build_cache, choose_views, fingerprint, in_order, prepare_data
 from .models import CLIPMini
 from .others import load_model
 from .report import comparison_table, evaluation_figure, failure_table, format_metrics, markdown_report
@@ -200,7 +200,7 @@ def score_blocks(similarity:Similarity,
     "As `query_scores`, for several kinds of relevance at once and in bounded memory."
     size, names = max(1, BLOCK // n_gallery), [*(f"R@{k}" for k in ks), "MedR", "MRR", "mAP", "nDCG@10"]
     found = {kind: np.empty((n_queries, len(names))) for kind in relevance} # filled in place: tables kept from each block would scatter the memory
-    for start in tqdm(range(0, n_queries, size), desc="ranking", leave=False, disable=n_queries <= size):
+    for start in progress(range(0, n_queries, size), "ranking"):
         stop = min(start + size, n_queries)
         block, ranked = similarity(start, stop), None
         for kind, rows in relevance.items():
@@ -247,16 +247,18 @@ def embed(model:CLIPMini, # On any device; its mode is given back as it was
           data:StudyData, # Studies and images
           rows:np.ndarray, # Which n of them
           batch_size:int=64, # Changes speed and memory only
+          show:bool=True, # A progress bar
          ) -> tuple[np.ndarray, np.ndarray]: # Image and text embeddings, (n, d) float32
     "Both embeddings of some studies, in their order, in evaluation mode."
-    training, texts, parts = model.training, data.texts(rows), in_order(len(rows), batch_size)
+    training, texts, images, words = model.training, data.texts(rows), [], []
     by_length = np.argsort([len(t) for t in texts], kind="stable")
-    def image(part): return model.encode_image(model.preprocess(data.pixels(rows[part])), torch.from_numpy(data.shown[rows[part]] >= 0))
-    def text(part): return model.encode_text([texts[i] for i in by_length[part]])
     model.eval()
-    image_emb, text_emb = (torch.cat([f(part).float().cpu() for part in tqdm(parts, desc=f"embedding {f.__name__}s", leave=False)]).numpy() for f in (image, text))
+    for part in progress(in_order(len(rows), batch_size), "embedding", show, unit="batch"):
+        at = rows[part]
+        images.append(model.encode_image(model.preprocess(data.pixels(at)), torch.from_numpy(data.shown[at] >= 0)).float().cpu())
+        words.append(model.encode_text([texts[i] for i in by_length[part]]).float().cpu())
     model.train(training)
-    return image_emb, text_emb[np.argsort(by_length)]
+    return torch.cat(images).numpy(), torch.cat(words).numpy()[np.argsort(by_length)]
 
 # %% ../nbs/04_metrics.ipynb #00000067
 def untrained(model:CLIPMini, seed:int=0) -> CLIPMini:
@@ -461,11 +463,14 @@ def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run
                compare:list[str]=(), # Other models on the same studies: run folders, hf-hub:… of open_clip, a transformers CLIP, or local folders of these
               ):
     "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
+    stages = Stages()
     run = load_run(ckpt, results_dir, source)
+    stages.done("loading")
     result = evaluate_run(run, split, unique_texts, tuple(compare))
+    stages.done("evaluating")
     print(format_metrics(result))
     if compare: print(f"\ncompared on the same studies; a difference above 0 is the other model's advantage (for MedR, below 0)\n{comparison_table(result)}")
-    print(f"written to {run.folder}: metrics.json, metrics.md, ranks.csv, viz/evaluation.png")
+    print(f"written to {run.folder}: metrics.json, metrics.md, ranks.csv, viz/evaluation.png; {stages}. Next: rclip_viz")
 
 # %% ../nbs/04_metrics.ipynb #00000093
 def main(): run_command(rclip_eval)

@@ -97,7 +97,7 @@ def masked_mean(hidden:torch.Tensor, # (n, length, width)
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 # %% ../nbs/01_models.ipynb #0000001e
-SCRATCH = dict(dim=256, n_layers=2, n_heads=4, hidden_dim=512, max_position_embeddings=512)
+SCRATCH = dict(dim=256, n_layers=2, n_heads=4, hidden_dim=512, max_position_embeddings=512, dropout=0., attention_dropout=0.)
 _SPECIAL = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
 
 def _learn_pieces(texts:list[str], n:int) -> list[str]:

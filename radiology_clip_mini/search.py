@@ -15,9 +15,9 @@ import pyarrow as pa
 import torch
 from accelerate import PartialState
 from datasets import Dataset, List, concatenate_datasets
-from tqdm.auto import tqdm
 from xxhash import xxh3_64
 
+from .command import progress
 from .data import StudyData, fingerprint
 from .metrics import embed, expected_rank
 from .models import CLIPMini
@@ -104,7 +104,7 @@ def embed_corpus(model:CLIPMini, data:StudyData,
     parts = {home/f"{i:05d}.arrow": part for i, part in enumerate(np.array_split(rows, -(-len(rows) // shard_size)))}
     todo = [path for path, part in parts.items() if _read_shard(path, len(part)) is None]
     state.wait_for_everyone() # all have the same list
-    mine = tqdm(todo[state.process_index::state.num_processes], desc="shards left", disable=not (todo and state.is_main_process), leave=False)
+    mine = progress(todo[state.process_index::state.num_processes], "embedding", unit="shard", show=state.is_main_process)
     for path in mine: _embed_shard(path, model, data, parts[path])
     state.wait_for_everyone()
     return _read_corpus(parts)

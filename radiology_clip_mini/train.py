@@ -17,8 +17,9 @@ import ctypes, json, math, os, platform, signal, subprocess, sys, tempfile, thre
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import count, islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Iterator, Literal, get_args
 
 import numpy as np
 import torch, yaml
@@ -32,11 +33,11 @@ from huggingface_hub import HfApi
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
 
-from .data import SPLITS, DataConfig, StudyData, augment, batches, clear_errors, epoch_batches, fingerprint, in_order
-from .data import leak_report, normalise, prepare_data, skip_summary, write_atomic
-from .loss import average_gradients, backward_in_chunks, clamp_logit_scale_, clip_loss, gather_rows, own_rows, process, refuse_batch_norm, sigmoid_loss
+from .command import Stages, clear_errors, progress as progress_bar, readable_time, watched, write_atomic
+from .data import SPLITS, DataConfig, SentenceTable, StudyData, augment, batches, epoch_batches, fingerprint, in_order
+from .data import leak_report, normalise, prepare_data, skip_summary
+from .loss import average_gradients, backward_in_chunks, clamp_logit_scale_, clip_loss, gather_rows, own_rows, process, refuse_batch_norm, sentence_loss, sigmoid_loss
 from .metrics import embed, retrieval_metrics
 from .models import CLIPMini, ModelConfig
 from .report import Picture, markdown_metrics
@@ -45,13 +46,16 @@ from .report import Picture, markdown_metrics
 @dataclass
 class TrainConfig:
     "How to train."
-    epochs: int = 20 # Passes over the training split, at most
+    epochs: int = 20 # How often to train and then validate, at most
+    epoch_size: int | None = None # About how many studies an epoch takes; null for all of the training split
     patience: int | None = None # Stop after so many epochs without a better validation recall; null to train them all
     batch_size: int = 64 # Pairs in a batch, at most, over all processes
     chunk_size: int | None = None # Pairs embedded at a time: exact, slower, in less memory; null for the whole batch
     loss: Literal["infonce", "soft", "sigmoid"] = "infonce" # soft: shared findings count as well; sigmoid: each pair by itself, needs model.bias_init
+    sentence_weight: float = 0.0 # Share of the loss that asks for the single sentences of each report, 0 to 1
     lr: float = 1e-4 # Learning rate of AdamW, at its highest
     head_factor: float = 1.0 # What all but the two encoders learns so many times faster
+    text_factor: float = 1.0 # What the text encoder learns so many times faster
     warmup: float = 0.0 # Share of the steps in which the learning rate rises
     schedule: Literal["constant", "cosine"] = "constant" # Of the learning rate, after the warm-up
     weight_decay: float = 1e-4 # Of AdamW; not on biases, norms and the temperature
@@ -143,15 +147,16 @@ def check_config(config:Config) -> None:
     "Raises ValueError, naming the setting, for a value that training cannot use."
     if empty := _empty(config): raise ValueError(f"{', '.join(empty)} has no value; leave the line out for the default")
     t, m = config.train, config.model
-    bounds = [("train.epochs", t.epochs, 1), ("train.patience", t.patience, 1), ("train.batch_size", t.batch_size, 2), ("train.chunk_size", t.chunk_size, 1),
+    bounds = [("train.epochs", t.epochs, 1), ("train.patience", t.patience, 1), ("train.epoch_size", t.epoch_size, 1), ("train.batch_size", t.batch_size, 2), ("train.chunk_size", t.chunk_size, 1),
               ("train.weight_decay", t.weight_decay, 0), ("train.warmup", t.warmup, 0), ("train.max_minutes", t.max_minutes, 0),
               ("train.checkpoint_minutes", t.checkpoint_minutes, 0), ("model.embed_dim", m.embed_dim, 1), ("model.max_length", m.max_length, 3)]
     for name, value, least in bounds:
         if value is not None and not value >= least: raise ValueError(f"{name} is {value}; expected at least {least}")
-    positive = [("train.lr", t.lr), ("train.head_factor", t.head_factor), ("train.grad_clip", t.grad_clip), ("model.temperature_init", m.temperature_init)]
+    positive = [("train.lr", t.lr), ("train.head_factor", t.head_factor), ("train.text_factor", t.text_factor), ("train.grad_clip", t.grad_clip), ("model.temperature_init", m.temperature_init)]
     for name, value in positive:
         if not 0 < value < float("inf"): raise ValueError(f"{name} is {value}; expected a number above 0")
     if t.warmup > 1: raise ValueError(f"train.warmup is {t.warmup}; expected a share of the steps, at most 1")
+    if not 0 <= t.sentence_weight <= 1: raise ValueError(f"train.sentence_weight is {t.sentence_weight}; expected a share of the loss, 0 to 1")
     if (t.loss == "sigmoid") != (m.bias_init is not None): raise ValueError(f"train.loss {t.loss} with model.bias_init {m.bias_init}: "
                                                                             "the sigmoid loss needs a bias, such as -10, and the others have no use for one")
     if t.tracker and not find_spec(t.tracker): raise ValueError(f"train.tracker {t.tracker} needs that package: pip install {t.tracker}")
@@ -159,12 +164,18 @@ def check_config(config:Config) -> None:
 # %% ../nbs/03_train.ipynb #00000020
 def param_groups(model:CLIPMini, weight_decay:float,
                  head_factor:float=1., # How much faster projections, fusion and temperature learn
+                 text_factor:float=1., # How much faster the text encoder learns
                 ) -> list[dict]:
     "Parameters for the optimiser: weight decay on tensors of two or more dimensions only, and a `factor` for the learning rate."
-    encoders = {id(p) for p in [*model.image_encoder.parameters(), *model.text_encoder.parameters()]}
-    params = [p for p in model.parameters() if p.requires_grad]
-    def group(head, wide): return [p for p in params if (id(p) not in encoders, p.ndim > 1) == (head, wide)]
-    return [dict(params=group(head, wide), weight_decay=weight_decay*wide, factor=head_factor if head else 1.) for head in (False, True) for wide in (True, False)]
+    image, text = list(model.image_encoder.parameters()), list(model.text_encoder.parameters())
+    encoders = {id(p) for p in [*image, *text]}
+    heads = [p for p in model.parameters() if id(p) not in encoders]
+    groups = []
+    for params, factor in ((image, 1.), (text, text_factor), (heads, head_factor)):
+        learn = [p for p in params if p.requires_grad]
+        groups.append(dict(params=[p for p in learn if p.ndim > 1], weight_decay=weight_decay, factor=factor))
+        groups.append(dict(params=[p for p in learn if p.ndim <= 1], weight_decay=0., factor=factor))
+    return groups
 
 # %% ../nbs/03_train.ipynb #00000024
 def lr_at(step:int, # Steps done
@@ -208,11 +219,14 @@ def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # 
                t:TrainConfig,
                labels:torch.Tensor|None=None, # (studies, findings), for the loss soft
               ) -> torch.Tensor: # Scalar, the same on every process
-    "The loss that `t.loss` names, over the whole batch."
+    "The loss that `t.loss` names, over the whole batch, and beside it that of the single sentences where `t.sentence_weight` asks for it."
     image_emb, text_emb = (gather_rows(emb.float(), len(batch.text_ids)) for emb in (image_emb, text_emb))
     scale = model.logit_scale.exp()
-    if t.loss == "sigmoid": return sigmoid_loss(image_emb, text_emb, scale, model.logit_bias, batch.text_ids)
-    return clip_loss(image_emb, text_emb, scale, batch.text_ids, labels[batch.rows] if t.loss == "soft" else None)
+    if t.loss == "sigmoid": loss = sigmoid_loss(image_emb, text_emb, scale, model.logit_bias, batch.text_ids)
+    else: loss = clip_loss(image_emb, text_emb, scale, batch.text_ids, labels[batch.rows] if t.loss == "soft" else None)
+    if batch.sentences is None: return loss
+    single = sentence_loss(image_emb, model.encode_text(batch.sentences), scale, batch.holds.to(image_emb.device))
+    return (1 - t.sentence_weight) * loss + t.sentence_weight * single
 
 # %% ../nbs/03_train.ipynb #00000030
 def _cut_tokens(tokens, rows:slice):
@@ -235,7 +249,8 @@ def train_step(model:CLIPMini, batch, # A `Batch`
         images = part.images.to(accelerator.device, non_blocking=True)
         if images.dtype == torch.uint8: images = normalise(augment(images) if t.augment else images)
         with accelerator.autocast(): return model(images, part.tokens, part.present)
-    def loss_of(image_emb, text_emb): return batch_loss(model, image_emb, text_emb, batch, t, labels)
+    def loss_of(image_emb, text_emb):
+        with accelerator.autocast(): return batch_loss(model, image_emb, text_emb, batch, t, labels)
     if t.chunk_size: loss = backward_in_chunks(encode, split_batch(batch, t.chunk_size), loss_of, accelerator.backward)
     else: accelerator.backward(loss := loss_of(*encode(batch)))
     average_gradients(model)
@@ -250,7 +265,7 @@ def validate(model:CLIPMini, # Its mode is given back as it was
              data:StudyData, # With splits
             ) -> dict[str, float]: # Metrics of both directions averaged, and `recall`, the mean of R@1, R@5 and R@10
     "Retrieval on the validation split."
-    image_emb, text_emb = embed(model, data, data.rows("val"))
+    image_emb, text_emb = embed(model, data, data.rows("val"), show=False)
     both = [retrieval_metrics(similarity) for similarity in (image_emb @ text_emb.T, text_emb @ image_emb.T)]
     mean = {name: float(np.mean([m[name] for m in both])) for name in both[0]}
     return mean | dict(recall=float(np.mean([mean[f"R@{k}"] for k in (1, 5, 10)])))
@@ -310,7 +325,7 @@ class History:
                  accelerator:Accelerator, study_ids:list[str], n_steps:int, live:bool=False):
         self.folder, self.progress, self.accelerator, self.study_ids, self.live = folder, progress, accelerator, study_ids, live
         self.waiting, self.written, self.start, self.figure = [], time.monotonic(), time.monotonic() - progress.seconds, None
-        self.bar = tqdm(total=n_steps, initial=progress.step, unit="step", disable=not accelerator.is_main_process)
+        self.bar = progress_bar(name="training", show=accelerator.is_main_process, total=n_steps, initial=progress.step, unit="step")
         if not accelerator.is_main_process: return
         (folder/"history.jsonl").touch()
         os.truncate(folder/"history.jsonl", progress.history_bytes)
@@ -343,9 +358,11 @@ def flush(self:History) -> None:
 def _show(self:History, row:dict) -> None:
     "One row for the bar, the trackers and the figure."
     self.accelerator.log(row.get("val") or row, step=self.progress.step if "val" in row else row["step"])
-    if "val" in row: self.bar.set_description_str(f"validation recall {row['val']['recall']:.3f} after epoch {row['epoch']}")
+    if "val" in row:
+        self.bar.set_description_str(f"training, recall {row['val']['recall']:.3f}")
+        if not watched(): print(f"epoch {row['epoch']}: validation recall {row['val']['recall']:.3f}, {readable_time(self.progress.seconds)}", flush=True)
     else:
-        self.bar.set_postfix_str(f"epoch {row['epoch']}, loss {row['loss']:.3f}, temperature {row['temperature']:.4f}")
+        self.bar.set_postfix_str(f"epoch {row['epoch']}, loss {row['loss']:.3f}")
         self.bar.update(row["step"] - self.bar.n)
     if self.live and "val" in row: self.figure = show_live(plot_history(self.folder), self.figure)
 
@@ -495,17 +512,29 @@ def frozen_images(model:CLIPMini, data:StudyData, rows:np.ndarray, # Which studi
 
 # %% ../nbs/03_train.ipynb #00000066
 def shared_batches(data:StudyData, rows:np.ndarray, table, # As for `batches`
-                   parts:list[np.ndarray]):
-    "Batches of which each process holds its own images and texts; `text_ids` and `rows` are those of the whole batch."
+                   parts:list[np.ndarray],
+                   singles:SentenceTable|None=None): # Of the texts of `rows`, where single sentences are asked for
+    "Batches of which each process holds its own images and texts; `text_ids`, `rows` and sentences are those of the whole batch."
     own = [part[own_rows(len(part))] for part in parts]
     for part, batch in zip(parts, batches(data, rows, table, own)):
-        yield batch._replace(text_ids=torch.from_numpy(data.text_id[rows[part]]), rows=torch.from_numpy(rows[part]))
+        batch = batch._replace(text_ids=torch.from_numpy(data.text_id[rows[part]]), rows=torch.from_numpy(rows[part]))
+        if singles is None: yield batch
+        else:
+            tokens, holds = singles[part]
+            yield batch._replace(sentences=tokens, holds=holds)
+
+def _epochs(lengths:np.ndarray, config:Config) -> Iterator[list[np.ndarray]]:
+    "The batches of one epoch after the other, without end: the whole training split, or the next part of it."
+    t = config.train
+    n_parts = max(1, round(len(lengths) / (t.epoch_size or len(lengths))))
+    for turn in count(1):
+        batches = epoch_batches(lengths, t.batch_size, config.seed, turn, t.length_buckets)
+        for some in np.array_split(np.arange(len(batches)), n_parts): yield [batches[i] for i in some]
 
 def epochs_left(lengths:np.ndarray, config:Config,
                 step:int): # Steps done
     "Each epoch that is not finished, by number, with the batches that are left of it."
-    for epoch in range(1, config.train.epochs + 1):
-        parts = epoch_batches(lengths, config.train.batch_size, config.seed, epoch, config.train.length_buckets)
+    for epoch, parts in enumerate(islice(_epochs(lengths, config), config.train.epochs), 1):
         if step <= len(parts): yield epoch, parts[max(step, 0):]
         step -= len(parts)
 
@@ -531,6 +560,7 @@ class Setup:
     seen: StudyData # The same for training: features in place of images where the image encoder is frozen
     rows: np.ndarray # Of the training split
     table: object # Tokens of its texts, or their features where the text encoder is frozen
+    singles: SentenceTable|None # Their sentences, where those are asked for
     lengths: np.ndarray # Of its texts, in tokens
     labels: torch.Tensor|None # (studies, findings), for the loss soft
     optimizer: torch.optim.Optimizer # Fused AdamW
@@ -545,11 +575,12 @@ def set_up(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerat
     model.to(device).freeze(t.freeze).train_mode(t.freeze_norm)
     model.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
     if t.chunk_size: refuse_batch_norm(model)
-    optimizer = accelerator.prepare(torch.optim.AdamW(param_groups(model, t.weight_decay, t.head_factor), lr=t.lr, fused=True))
+    optimizer = accelerator.prepare(torch.optim.AdamW(param_groups(model, t.weight_decay, t.head_factor, t.text_factor), lr=t.lr, fused=True))
     progress, tokens = load_checkpoint(folder, model, optimizer, accelerator), model.token_table(data.texts(rows))
     n_steps, data = sum(len(parts) for _, parts in epochs_left(tokens.lengths, config, 0)), hold(data, device)
     seen = frozen_images(model, data, rows) if t.freeze == "image" and not t.augment else data
-    return Setup(data, seen, rows, frozen_text(model, tokens) if t.freeze == "text" else tokens, tokens.lengths,
+    singles = SentenceTable(data.texts(rows), model.token_table) if t.sentence_weight else None
+    return Setup(data, seen, rows, frozen_text(model, tokens) if t.freeze == "text" else tokens, singles, tokens.lengths,
                  label_table(data) if t.loss == "soft" else None, optimizer, progress, n_steps)
 
 # %% ../nbs/03_train.ipynb #00000070
@@ -563,7 +594,7 @@ def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:
         with Control(t) as control, History(folder, progress, accelerator, data.studies["study_id"][:], s.n_steps, live) as history:
             for epoch, parts in epochs_left(s.lengths, config, progress.step):
                 model.train_mode(t.freeze_norm)
-                for batch in shared_batches(s.seen, s.rows, s.table, parts):
+                for batch in shared_batches(s.seen, s.rows, s.table, parts, s.singles):
                     set_lr(s.optimizer, lr := lr_at(progress.step, s.n_steps, t))
                     seed_step(config.seed, progress.step)
                     step = train_step(model, batch, s.optimizer, accelerator, t, s.labels)
@@ -682,7 +713,8 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
     folder = train(resume_config(run, *rest), resume=Path(run)) if run else train(parse_config(rest))
     info = json.loads((folder/"run.json").read_text(encoding="utf-8"))
     if os.environ.get("RANK", "0") == "0" and (best := info.get("best")):
-        print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}). Next: rclip_eval, then rclip_viz")
+        took = f"reading {readable_time(info['timings']['prepare_s'])}, training {readable_time(info['timings']['train_s'])}"
+        print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}); {took}. Next: rclip_eval, then rclip_viz")
     return folder
 
 # %% ../nbs/03_train.ipynb #00000091

@@ -156,21 +156,24 @@ def gradients(folder, rank, world, port, chunk_size, kind):
     torch.set_num_threads(1)
     import numpy as np
     from radiology_clip_mini import train as m
-    config = settings(folder, f"--model.bias_init={-10 if kind == 'sigmoid' else 'null'}", f"--train.loss={kind}", "--train.grad_clip=1e9", "--train.augment=false")
+    loss, weight = ("infonce", .6) if kind == "sentences" else (kind, 0)
+    bias = -10 if kind == "sigmoid" else "null"
+    config = settings(folder, f"--model.bias_init={bias}", f"--train.loss={loss}", f"--train.sentence_weight={weight}", "--train.grad_clip=1e9", "--train.augment=false")
     config.train.chunk_size = chunk_size
     accelerator, data = m.make_accelerator(False), m.prepare_data(config.data, 1)
     assert m.process() == (rank, world)
     m.set_seed(0)
     rows = data.rows("train")
     model = m.CLIPMini(config.model, data.texts(rows)).eval()
-    batch = next(m.shared_batches(data, rows, model.token_table(data.texts(rows)), [np.arange(11)]))
+    singles = m.SentenceTable(data.texts(rows), model.token_table) if weight else None
+    batch = next(m.shared_batches(data, rows, model.token_table(data.texts(rows)), [np.arange(11)], singles))
     class Keep(torch.optim.SGD):
         def step(self): torch.save([p.grad.clone() for p in model.parameters()], f"{folder}/{world}-{rank}.pt")
     step = m.train_step(model, batch, Keep(model.parameters(), 0.), accelerator, config.train, m.label_table(data))
     Path(f"{folder}/{world}-{rank}.json").write_text(json.dumps(step["loss"].item()))
 
 
-@pytest.mark.parametrize("chunk_size, kind", [(None, "infonce"), (3, "infonce"), (None, "soft"), (4, "sigmoid")])
+@pytest.mark.parametrize("chunk_size, kind", [(None, "infonce"), (3, "infonce"), (None, "soft"), (4, "sigmoid"), (None, "sentences"), (3, "sentences")])
 def test_two_processes_are_one(tmp_path, chunk_size, kind):
     "Two processes with half the batch each have the loss and the gradients of one with all of it, chunks or none."
     port = free_port()
