@@ -51,6 +51,7 @@ class DataConfig:
     split_file: str | None = None # JSON of patients: made once, then reused; null to split anew
     val_fraction: float = 0.1 # Share of patients for validation
     test_fraction: float = 0.1 # Share of patients for the test
+    max_held_out: int | None = None # Patients in validation, and in the test, at most; null for their whole share
 
 # %% ../nbs/00_data.ipynb #00000009
 _MARKS = dict(kaggle=("**/indiana_reports.csv",), folder=("metadata.csv", "metadata.jsonl"), openi=("**/*.xml", "**/NLMCXR_reports.tgz"),
@@ -172,14 +173,20 @@ def duplicate_report(texts:list[str], # n reports
 # %% ../nbs/00_data.ipynb #00000028
 SPLITS = ("train", "val", "test")
 
+def _held_out(fraction:float, n:int, most:int|None) -> int:
+    "How many of `n` patients are held out: their share, at least 1, and no more than `most`."
+    share = max(1, round(fraction * n))
+    return share if most is None else min(share, most)
+
 def split_patients(studies:Dataset, # Needs only the column patient_id
                    val_fraction:float=0.1, # Share of patients for validation
                    test_fraction:float=0.1, # Share of patients for the test
                    seed:int=42, # The same seed and patients give the same split
+                   max_held_out:int|None=None, # Patients in validation, and in the test, at most
                   ) -> dict[str, list[str]]: # {"train": ids, "val": ids, "test": ids}
     "Patient ids, shuffled and cut into three disjoint parts, none of them empty. Raises ValueError for fewer than 3 patients."
     patients = sorted(set(studies["patient_id"]))
-    n_val, n_test = (max(1, round(f * len(patients))) for f in (val_fraction, test_fraction))
+    n_val, n_test = (_held_out(f, len(patients), max_held_out) for f in (val_fraction, test_fraction))
     if not (0 < val_fraction and 0 < test_fraction and n_val + n_test < len(patients)):
         raise ValueError(f"{len(patients)} patients cannot be split with val_fraction {val_fraction} and test_fraction {test_fraction}: "
                          "each of train, val and test needs at least one patient, so at least 3 in all")
@@ -211,10 +218,11 @@ def _deal(groups:list[list[str]], wanted:list[int]) -> list[list[str]]: # A part
 # %% ../nbs/00_data.ipynb #00000030
 def split_texts(studies:Dataset, # Needs patient_id, text and labels
                 val_fraction:float=0.1, test_fraction:float=0.1, # Shares of patients
-                seed:int=42) -> dict[str, list[str]]:
+                seed:int=42, max_held_out:int|None=None) -> dict[str, list[str]]:
     "As `split_patients`, with equal texts in one part and the same share of abnormal studies in each. Raises ValueError where texts link too many."
     patients, members, abnormal = studies["patient_id"][:], {}, Counter()
     group_of = link_patients(patients, text_ids(studies["text"][:]).tolist())
+    if max_held_out is not None: val_fraction, test_fraction = (min(f, max_held_out / len(group_of)) for f in (val_fraction, test_fraction))
     for p, g in group_of.items(): members.setdefault(g, []).append(p)
     for p, labels in zip(patients, studies["labels"]): abnormal[group_of[p]] += 1 if labels else -1
     splits, rng = {name: [] for name in SPLITS}, np.random.default_rng(seed)
@@ -262,7 +270,7 @@ def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[s
     "The splits in `cfg.split_file` if it is there; else new ones as `cfg.split` says, kept in that file if one is named."
     if cfg.split_file and Path(cfg.split_file).exists(): return load_splits(studies, cfg.split_file)
     if cfg.split == "r2gen": splits = _r2gen_patients(studies, cfg)
-    else: splits = (split_texts if cfg.split == "text" else split_patients)(studies, cfg.val_fraction, cfg.test_fraction, seed)
+    else: splits = (split_texts if cfg.split == "text" else split_patients)(studies, cfg.val_fraction, cfg.test_fraction, seed, cfg.max_held_out)
     if cfg.split_file: write_atomic(cfg.split_file, json.dumps(splits, indent=1))
     return splits
 

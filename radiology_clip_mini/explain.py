@@ -95,7 +95,7 @@ def box_targets(data:StudyData, # With boxes, in pixels of its images
 
 # %% ../nbs/explain.ipynb #0000001f
 NORMAL = "The heart is normal in size. The lungs are clear. No pleural effusion or pneumothorax."
-TEXTS = ("X − no X", "X", "X − normal")
+TEXTS = ("X", "X − no X", "X − normal")
 
 @torch.no_grad()
 def finding_texts(model:CLIPMini, findings:list[str], kind:str=TEXTS[0], # One of `TEXTS`
@@ -233,14 +233,15 @@ def other_side(finding:str) -> str:
 # %% ../nbs/explain.ipynb #0000003b
 def side_test(model:CLIPMini, # In evaluation mode
               data:StudyData, rows:np.ndarray, # Studies with boxes
-              method:str="grad_cam", reference:np.ndarray|None=None) -> pd.DataFrame: # Columns patient_id, finding, own and swapped, a row per target with a side
-    "The energy on the finding's own side, of the map for its side less the other, and of the map for the opposite difference."
+              method:str="grad_cam", reference:np.ndarray|None=None) -> pd.DataFrame: # Columns patient_id, finding, own, mirrored and difference, a row per target with a side
+    "The energy on the finding's side, of the map for the finding, and of the map for the same finding on the other side."
     targets = box_targets(data, rows)[0]
     targets = targets[targets["finding"].str.match("(left|right) ")].reset_index(drop=True)
     pixels, findings = np.stack([data.picture(row) for row in targets["row"]]), targets["finding"].tolist()
-    both = finding_texts(model, findings, "X") - finding_texts(model, [other_side(f) for f in findings], "X")
-    def energy(texts): return side_energy(maps_of(model, pixels, texts, method, reference=reference), [f.split()[0] for f in findings])
-    return targets[["patient_id", "finding"]].assign(own=energy(both), swapped=energy(-both))
+    sides = [finding.split()[0] for finding in findings]
+    def energy(names): return side_energy(maps_of(model, pixels, finding_texts(model, names), method, reference=reference), sides)
+    own, mirrored = energy(findings), energy([other_side(finding) for finding in findings])
+    return targets[["patient_id", "finding"]].assign(own=own, mirrored=mirrored, difference=own - mirrored)
 
 # %% ../nbs/explain.ipynb #00000040
 def perturbation_curves(model:CLIPMini, # In evaluation mode

@@ -149,7 +149,8 @@ def check_config(config:Config) -> None:
     t, m = config.train, config.model
     bounds = [("train.epochs", t.epochs, 1), ("train.patience", t.patience, 1), ("train.epoch_size", t.epoch_size, 1), ("train.batch_size", t.batch_size, 2), ("train.chunk_size", t.chunk_size, 1),
               ("train.weight_decay", t.weight_decay, 0), ("train.warmup", t.warmup, 0), ("train.max_minutes", t.max_minutes, 0),
-              ("train.checkpoint_minutes", t.checkpoint_minutes, 0), ("model.embed_dim", m.embed_dim, 1), ("model.max_length", m.max_length, 3)]
+              ("train.checkpoint_minutes", t.checkpoint_minutes, 0), ("model.embed_dim", m.embed_dim, 1), ("model.max_length", m.max_length, 3),
+              ("data.max_held_out", config.data.max_held_out, 1)]
     for name, value, least in bounds:
         if value is not None and not value >= least: raise ValueError(f"{name} is {value}; expected at least {least}")
     positive = [("train.lr", t.lr), ("train.head_factor", t.head_factor), ("train.text_factor", t.text_factor), ("train.grad_clip", t.grad_clip), ("model.temperature_init", m.temperature_init)]
