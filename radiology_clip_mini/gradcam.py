@@ -30,10 +30,9 @@ from .metrics import Run, load_run
 from .models import CLIPMini
 from .report import HEAT, Picture, figure_png
 from .search import rank_of
-from .sources import plain_finding
 
 # %% ../nbs/05_gradcam.ipynb #0000000b
-CELLS = dict(grad_cam=7, hires_cam=7, grad_cam_pp=7, integrated=28, patches=1) # Each method takes the last map with so many cells each way
+CELLS = dict(grad_cam=7, hires_cam=7, grad_cam_pp=7, integrated=24, patches=1) # Each method takes the last map with so many cells each way
 METHODS = tuple(CELLS)
 
 def _parts(encoder:nn.Module) -> list[nn.Module]:
@@ -76,16 +75,18 @@ def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, pres
                 steps:int=8, # Points on the way
                ) -> tuple[torch.Tensor, torch.Tensor]: # (k, c, h', w') each
     "How the images' maps differ from the reference's, and the mean gradient of the score between the two."
-    with torch.no_grad():
-        (_, here, part), (_, start, _) = (_embed_with_map(model, x, present, cells) for x in (images, reference.expand_as(images)))
-    grads = torch.zeros_like(here)
-    for share in (np.arange(steps) + .5)/steps:
-        point = (start + share*(here - start)).requires_grad_()
-        hook = part.register_forward_hook(lambda module, args, out: point.clone())
-        try: score = (model.encode_image(images, present) * text_emb).sum()
+    changes, slopes = [], []
+    for i, text in enumerate(text_emb.expand(len(images), -1)): # one study at a time, all points on its way at once
+        image, who = images[[i]], None if present is None else present[[i]]
+        with torch.no_grad():
+            (_, here, part), (_, start, _) = (_embed_with_map(model, x, who, cells) for x in (image, reference.expand_as(image)))
+        points = torch.cat([start + share*(here - start) for share in (np.arange(steps) + .5)/steps]).requires_grad_()
+        hook = part.register_forward_hook(lambda module, args, out: points.clone())
+        try: score = (model.encode_image(image.repeat_interleave(steps, 0), None if who is None else who.repeat_interleave(steps, 0)) @ text).sum()
         finally: hook.remove()
-        grads += torch.autograd.grad(score, point)[0] / steps
-    return here - start, grads
+        changes.append(here - start)
+        slopes.append(torch.autograd.grad(score, points)[0].unflatten(0, (steps, -1)).mean(0))
+    return torch.cat(changes), torch.cat(slopes)
 
 # %% ../nbs/05_gradcam.ipynb #0000001c
 @torch.no_grad()
@@ -217,10 +218,10 @@ def gradcam_figure(model:CLIPMini, # In evaluation mode; any image encoder with 
                   ) -> Figure:
     "The radiograph, and beside it a heat map for each text, with its cosine. The maps of a row are on one scale."
     pairs = [(text, None) if isinstance(text, str) else text for text in texts]
-    fig = Picture(2.6*(len(pairs)+1) + .5, 3.2*len(methods))
+    fig = Picture(2.6*(len(pairs)+1) + .5, 2.9*len(methods) + .3)
     grid = fig.subplots(len(methods), len(pairs)+1, squeeze=False)
     for (first, *others), method in zip(grid, methods):
-        show_radiograph(first, pixels, title=NAMES[method], view=view)
+        show_radiograph(first, pixels, title=f"maps: {NAMES[method]}", view=view)
         cams = phrase_cams(model, pixels, pairs, method, reference)
         for ax, cam, pair, own in zip(others, cams, pairs, boxes or [()]*len(pairs)):
             title = f"{' − '.join(filter(None, pair))}, cosine {_cosine(model, pixels, *pair):.2f}"
@@ -494,8 +495,8 @@ def _pick_study(gallery:Gallery, study_id:str|None) -> int:
 def phrases(study:dict # A row of the studies
            ) -> list[str]:
     "Up to three phrases to ask about a study: its findings, or else its first sentences."
-    findings = dict.fromkeys(plain_finding(label) if "/" in label else label for label in study["labels"])
-    return [*findings][:3] or sentences(study["text"])[:3]
+    findings = [label for label in study["labels"] if label != "other"]
+    return findings[:3] or sentences(study["text"])[:3]
 
 def boxes_of(gallery:Gallery, i:int, texts:list[str]) -> list[list[tuple]]: # For each text, (x0, y0, x1, y1) in pixels
     "Where the source has drawn each finding on the i-th radiograph, if it says so."
