@@ -76,13 +76,14 @@ def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, pres
                ) -> tuple[torch.Tensor, torch.Tensor]: # (k, c, h', w') each
     "How the images' maps differ from the reference's, and the mean gradient of the score between the two."
     changes, slopes = [], []
-    for i, text in enumerate(text_emb.expand(len(images), -1)): # one study at a time, all points on its way at once
-        image, who = images[[i]], None if present is None else present[[i]]
+    for rows in torch.arange(len(images)).split(8): # eight studies at a time, all points on their ways at once
+        some, who = images[rows], None if present is None else present[rows]
         with torch.no_grad():
-            (_, here, part), (_, start, _) = (_embed_with_map(model, x, who, cells) for x in (image, reference.expand_as(image)))
+            (_, here, part), (_, start, _) = (_embed_with_map(model, x, who, cells) for x in (some, reference.expand_as(some)))
         points = torch.cat([start + share*(here - start) for share in (np.arange(steps) + .5)/steps]).requires_grad_()
         hook = part.register_forward_hook(lambda module, args, out: points.clone())
-        try: score = (model.encode_image(image.repeat_interleave(steps, 0), None if who is None else who.repeat_interleave(steps, 0)) @ text).sum()
+        texts = text_emb.expand(len(images), -1)[rows].repeat(steps, 1)
+        try: score = (model.encode_image(torch.cat([some]*steps), None if who is None else who.repeat(steps, 1)) * texts).sum()
         finally: hook.remove()
         changes.append(here - start)
         slopes.append(torch.autograd.grad(score, points)[0].unflatten(0, (steps, -1)).mean(0))
