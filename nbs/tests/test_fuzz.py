@@ -19,7 +19,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from radiology_clip_mini import data, metrics, models, others, search, sources, train
-from radiology_clip_mini.data import DataConfig, clear_errors, read_studies
+from radiology_clip_mini.command import clear_errors
+from radiology_clip_mini.data import DataConfig, read_studies
 
 SEEN, REFUSED, NAMES = Counter(), Counter(), count()
 
