@@ -169,7 +169,7 @@ def lab(tmp_path_factory):
     notebook = json.loads((Path(__file__).parents[1]/"05_gradcam.ipynb").read_text(encoding="utf-8"))
     notebook["cells"] = [cell for cell in notebook["cells"] if "nbdev_export" not in "".join(cell["source"])]
     (folder/"nbs/05_gradcam.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-    train(folder, "--data.phantoms=120")
+    train(folder, "--data.phantoms=120", "--data.views=any")
     settings = folder/"settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text('{"windowingMode": "none"}') # else what is out of sight is not on the page
