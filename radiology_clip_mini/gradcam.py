@@ -300,7 +300,7 @@ def retrieval_grid(gallery:Gallery, # Whom to ask
 def query_map(gallery:Gallery, query:Query,
               pixels:np.ndarray, # (h, w) uint8
               report:str, # What the map is for, where a radiograph asks
-              view:str="frontal", method:str="grad_cam", # One of `METHODS`; integrated compares with the gallery's mean picture of the view
+              view:str="frontal", method:str="integrated", # One of `METHODS`; integrated compares with the gallery's mean picture of the view
              ) -> np.ndarray: # (h, w) in [0, 1]
     "The heat map that belongs to an answer."
     reference = gallery.means.get(view, gallery.means.get("frontal")) if method == "integrated" else None
@@ -329,7 +329,7 @@ def answer_figure(gallery:Gallery, # Whom to ask
                   query:Query, # As `phrase_query`, `study_query` and `file_query` make them
                   k:int=4, # How many answers
                   finding:str|None=None, # Only among studies with this finding
-                  method:str="grad_cam", # One of `METHODS`
+                  method:str="integrated", # One of `METHODS`
                  ) -> Figure:
     "The k studies nearest to a question, with heat maps."
     found = answer(gallery, query, k, finding)
@@ -398,14 +398,22 @@ def ask(self:Explorer, query:Query) -> None:
     "Shows the answers to a question and opens the first. Raises ValueError where there is none; the page then stays as it was."
     found = answer(self.gallery, query, self.k.value, self.finding.value)
     self.query, self.found, self.link.value = query, found, ""
-    self.asked = {query.name: query} | {name: other for name, other in self.asked.items() if name != query.name}
-    self.history.options = list(self.asked)
+    self._remember(query)
     self.heading.value = f"<b>{'Radiographs' if query.text else 'Reports'} nearest to: {escape(query.name)}</b> {escape(own_rank(self.gallery, query))}"
     for n, place in enumerate(self.places): place.layout.display = "flex" if n < len(found) else "none"
     for n, (i, score) in enumerate(found): self._fill(n, i, score)
     self.open(0)
 
 # %% ../nbs/05_gradcam.ipynb #0000005f
+@patch
+def _remember(self:Explorer, query:Query) -> None:
+    "Adds a new question at the head of the list, and chooses it there; an old one keeps its place."
+    new = query.name not in self.asked
+    self.asked[query.name] = query
+    with self.history.hold_sync():
+        if new: self.history.options = list(reversed(self.asked))
+        self.history.value = query.name
+
 @patch
 def _fill(self:Explorer, n:int, i:int, score:float) -> None:
     "The n-th card shows study i."
