@@ -15,8 +15,8 @@ import numpy as np
 
 def app():
     "The explorer answers a phrase, and its page is served."
-    from radiology_clip_mini.app import explore
-    from radiology_clip_mini.gallery import phrase_query
+    from radiology_clip_mini.explorer import explore
+    from radiology_clip_mini.search import phrase_query
     explorer = explore()
     explorer.ask(phrase_query(explorer.gallery, "large heart"))
     assert "large heart" in explorer.heading.value and explorer.found
@@ -37,8 +37,8 @@ def app():
 
 def search():
     "An index finds what the exact search finds."
-    from radiology_clip_mini.gallery import make_gallery
-    from radiology_clip_mini.metrics import load_run
+    from radiology_clip_mini.search import make_gallery
+    from radiology_clip_mini.runs import load_run
     from radiology_clip_mini.search import make_index, nearest
     run = load_run()
     corpus = make_gallery(run.model, run.data).corpus
@@ -70,7 +70,7 @@ def compare():
 def dicom():
     "A DICOM file is read as it is meant to be seen."
     import pydicom
-    from radiology_clip_mini.data import read_grey
+    from radiology_clip_mini.cache import read_grey
     values = np.tile(np.arange(64, dtype=np.uint16) * 60, (64, 1))
     head = pydicom.Dataset()
     head.file_meta = pydicom.dataset.FileMetaDataset()

@@ -4,32 +4,29 @@
 
 # %% auto #0
 __all__ = ['CELLS', 'METHODS', 'NAMES', 'similarity_maps', 'phrase_cams', 'grad_cam', 'study_cams', 'show_radiograph',
-           'gradcam_figure', 'report_figure', 'views_figure', 'own_rank', 'retrieval_grid', 'query_map',
-           'answer_figure', 'Explorer', 'phrases', 'boxes_of', 'rclip_viz', 'visualise_run', 'main']
+           'gradcam_figure', 'own_rank', 'retrieval_grid', 'phrases', 'boxes_of', 'rclip_viz', 'visualise_run', 'main']
 
 # %% ../nbs/05_gradcam.ipynb #00000004
-import base64, re, textwrap
-from html import escape
+import textwrap
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from fastcore.basics import patch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import nn
 
+from .cache import VIEWS
 from .command import Stages, run_command
-from .data import VIEWS, StudyData, normalise, sentences
-from .gallery import Gallery, Query, answer, file_query, make_gallery, mean_pictures, phrase_query, radiograph_html, study_query, word_effects, words_html
-from .metrics import Run, load_run
+from .data import StudyData, normalise, sentences
 from .models import CLIPMini
 from .report import HEAT, Picture, figure_png
-from .search import rank_of
+from .runs import Run, load_run
+from .search import Gallery, Query, answer, make_gallery, mean_pictures, rank_of, study_query
 
 # %% ../nbs/05_gradcam.ipynb #0000000b
 CELLS = dict(grad_cam=7, hires_cam=7, grad_cam_pp=7, integrated=24, patches=1) # Each method takes the last map with so many cells each way
@@ -230,29 +227,7 @@ def gradcam_figure(model:CLIPMini, # In evaluation mode; any image encoder with 
     _heat_bar(fig, grid[:, 1:].ravel().tolist())
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #0000003c
-def report_figure(model:CLIPMini, pixels:np.ndarray, # (h, w) uint8
-                  report:str, view:str="frontal") -> Figure:
-    "The radiograph, and beside it a heat map for each of the report's first five sentences. Raises ValueError for an empty report."
-    if not sentences(report): raise ValueError("the report is empty; there is no sentence to show a map for")
-    return gradcam_figure(model, pixels, sentences(report)[:5], view=view)
-
-# %% ../nbs/05_gradcam.ipynb #00000040
-def views_figure(model:CLIPMini, data:StudyData, row:int, # Which study
-                 text:str, # Any words
-                 minus:str|None=None, # Words to compare with
-                ) -> Figure:
-    "Each view of a study, and beside it its heat map, all on one scale."
-    cams, pixels = study_cams(model, data, row, text, minus), data.pixels([row])[0][data.shown[row] >= 0]
-    fig = Picture(5.2*len(cams) + .5, 3.2)
-    axes = fig.subplots(1, 2*len(cams))
-    for i, (view, cam) in enumerate(cams.items()):
-        show_radiograph(axes[2*i], pixels[i], title=view, view=view)
-        show_radiograph(axes[2*i+1], pixels[i], cam, text if minus is None else f"{text} − {minus}", view=view)
-    _heat_bar(fig, axes)
-    return fig
-
-# %% ../nbs/05_gradcam.ipynb #00000046
+# %% ../nbs/05_gradcam.ipynb #0000003e
 def _show_report(ax:Axes, text:str, title:str="") -> Axes:
     "A report as wrapped text."
     ax.text(.04, .96, textwrap.fill(text, 30, max_lines=13), va="top", fontsize=7, transform=ax.transAxes, parse_math=False)
@@ -260,19 +235,19 @@ def _show_report(ax:Axes, text:str, title:str="") -> Axes:
     ax.set(xticks=[], yticks=[])
     return ax
 
-# %% ../nbs/05_gradcam.ipynb #00000047
+# %% ../nbs/05_gradcam.ipynb #0000003f
 def _frame(ax:Axes, is_match:bool) -> None:
     "A green frame for the true match, a thin grey one otherwise."
     for spine in ax.spines.values(): spine.set(visible=True, color="limegreen" if is_match else "lightgrey", linewidth=4 if is_match else 1)
 
-# %% ../nbs/05_gradcam.ipynb #00000048
+# %% ../nbs/05_gradcam.ipynb #00000040
 def own_rank(gallery:Gallery, query:Query) -> str:
     "Where the study that asks stands among the answers, as ranks.csv has it; empty for a question from outside."
     if query.place is None: return ""
     own = "radiograph" if query.text else "report"
     return f"own {own}: rank {rank_of(gallery.corpus, query.column, query.emb, query.place):g} of {len(gallery):,}"
 
-# %% ../nbs/05_gradcam.ipynb #00000049
+# %% ../nbs/05_gradcam.ipynb #00000041
 def _row(axes, gallery:Gallery, query:Query, found:list[tuple[int, float]], first:int=1) -> None:
     "What asks, then what is found; `first` is where the answers begin."
     title = ", ".join(filter(None, [query.name, own_rank(gallery, query)]))
@@ -283,7 +258,7 @@ def _row(axes, gallery:Gallery, query:Query, found:list[tuple[int, float]], firs
         else: _show_report(ax, gallery.study(j)["text"], f"cosine {score:.2f}")
         _frame(ax, j == query.place)
 
-# %% ../nbs/05_gradcam.ipynb #0000004a
+# %% ../nbs/05_gradcam.ipynb #00000042
 def retrieval_grid(gallery:Gallery, # Whom to ask
                    i:int=0, # Which of its studies asks
                    k:int=4, # Results in each row
@@ -296,211 +271,13 @@ def retrieval_grid(gallery:Gallery, # Whom to ask
         _row(axes, gallery, query, answer(gallery, query, k))
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #00000051
-def query_map(gallery:Gallery, query:Query,
-              pixels:np.ndarray, # (h, w) uint8
-              report:str, # What the map is for, where a radiograph asks
-              view:str="frontal", method:str="integrated", # One of `METHODS`; integrated compares with the gallery's mean picture of the view
-             ) -> np.ndarray: # (h, w) in [0, 1]
-    "The heat map that belongs to an answer."
-    reference = gallery.means.get(view, gallery.means.get("frontal")) if method == "integrated" else None
-    return grad_cam(gallery.model, pixels, query.text or report, query.minus, method, reference)
-
-# %% ../nbs/05_gradcam.ipynb #00000052
-def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
-    "Radiographs, and below them the same with their maps."
-    fig = Picture(2.3*len(found), 5.3)
-    above, below = fig.subplots(2, len(found), squeeze=False)
-    _row(above, gallery, query, found, first=0)
-    for ax, (j, _) in zip(below, found): show_radiograph(ax, gallery.pixels(j), query_map(gallery, query, gallery.pixels(j), "", gallery.view(j), method), view=gallery.view(j))
-    return fig
-
-def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
-    "The map for the nearest report, the radiograph itself, and the reports."
-    (view, pixels), nearest_report = next(iter(query.views.items())), gallery.study(found[0][0])["text"]
-    fig = Picture(2.3*(len(found)+2), 3)
-    first, *axes = fig.subplots(1, len(found)+2)
-    show_radiograph(first, pixels, query_map(gallery, query, pixels, nearest_report, view, method), "map for the nearest report", view=view)
-    _row(axes, gallery, query, found)
-    return fig
-
-# %% ../nbs/05_gradcam.ipynb #00000053
-def answer_figure(gallery:Gallery, # Whom to ask
-                  query:Query, # As `phrase_query`, `study_query` and `file_query` make them
-                  k:int=4, # How many answers
-                  finding:str|None=None, # Only among studies with this finding
-                  method:str="integrated", # One of `METHODS`
-                 ) -> Figure:
-    "The k studies nearest to a question, with heat maps."
-    found = answer(gallery, query, k, finding)
-    fig = (_phrase_figure if query.text else _radiograph_figure)(gallery, query, found, method)
-    fig.suptitle(textwrap.fill(query.name, 30*len(found)), fontsize=9, parse_math=False)
-    return fig
-
-# %% ../nbs/05_gradcam.ipynb #00000058
-_STYLE = """<style>
-.rclip .widget-html-content {line-height: 1.4}
-.rclip figure {margin: 0 0 4px} .rclip figure > div {position: relative; line-height: 0} .rclip figure img {width: 100%; border-radius: 3px}
-.rclip figure .heat {position: absolute; inset: 0; opacity: var(--heat, .65)}
-.rclip figure b {position: absolute; left: 4%; top: 4%; line-height: 1; color: white; text-shadow: 0 0 3px black}
-.rclip figcaption {font-size: 12px; overflow-wrap: anywhere}
-.rclip .card {max-height: 11em; overflow: auto; padding: 4px; border: 1px solid #8886; border-radius: 3px; font-size: 12px}
-.rclip .own {outline: 4px solid limegreen; outline-offset: -2px}
-.rclip .views {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(240px, 44vw), 1fr)); gap: 8px}
-.rclip .error {border-left: 4px solid #d33; padding: 4px 8px}
-</style>"""
-
-# %% ../nbs/05_gradcam.ipynb #00000059
-class Explorer:
-    "Widgets over a gallery: ask by a phrase or by a radiograph, and open what is found."
-    def __init__(self,
-                 gallery:Gallery, # Whom to ask: `make_gallery(run.model, run.data)`
-                 k:int=4, # Results at first
-                ):
-        import ipywidgets as w # not needed by anything else here, so the package imports without it
-        self.gallery, self.query, self.found, self.opened, self.asked = gallery, None, [], 0, {}
-        self._make_inputs(w, k), self._make_outputs(w)
-        def line(*boxes): return w.Box(boxes, layout=w.Layout(flex_flow="row wrap", align_items="center"))
-        self.widget = w.VBox([w.HTML(_STYLE), line(self.phrase, self.minus), line(self.study, self.any, self.upload), line(self.k, self.finding, self.history),
-                              self.message, self.heading, self.grid, self.views, line(self.opacity, self.method, self.export, self.link), self.report, self.strength])
-        self.widget.add_class("rclip").add_class(f"rclip-{id(self)}")
-        self._listen()
-
-    def _repr_mimebundle_(self, **kwargs): return self.widget._repr_mimebundle_(**kwargs)
-
-# %% ../nbs/05_gradcam.ipynb #0000005b
-@patch
-def _make_inputs(self:Explorer, w, k:int) -> None:
-    style, gallery = dict(style=dict(description_width="5.5em")), self.gallery
-    self.phrase = w.Text(description="phrase", placeholder="e.g. large heart, then Enter", continuous_update=False, **style)
-    self.minus = w.Text(description="minus", placeholder="(nothing)", tooltip="a phrase to take away", continuous_update=False, **style)
-    self.study = w.Combobox(description="radiograph", placeholder="id of a study, then Enter", options=gallery.ids[:100], continuous_update=False, **style)
-    self.any = w.Button(description="any", icon="random", tooltip="a radiograph at random", layout=w.Layout(width="5em"))
-    self.upload = w.FileUpload(accept=".png,.jpg,.jpeg,.dcm", description="your own", tooltip="PNG, JPEG or DICOM")
-    self.k = w.IntSlider(min(k, 12, len(gallery)), 1, min(12, len(gallery)), description="results", **style)
-    self.finding = w.Dropdown(description="among", options=[("all studies", ""), *((f"{name} ({who.sum():,})", name) for name, who in gallery.findings.items())], **style)
-    self.history = w.Dropdown(description="asked", options=["(nothing yet)"], tooltip="ask it again", **style)
-    self.opacity = w.FloatSlider(.65, min=0, max=1, step=.05, description="heat map", **style)
-    self.method = w.Dropdown(description="map by", options=[(NAMES[name], name) for name in ("integrated", "grad_cam")], tooltip="how the heat map is made", **style)
-    self.export = w.Button(description="save figure", icon="download", tooltip="the answer as a PNG")
-
-# %% ../nbs/05_gradcam.ipynb #0000005c
-@patch
-def _make_outputs(self:Explorer, w) -> None:
-    self.message, self.heading, self.views, self.report, self.link, self.strength = (w.HTML() for _ in range(6))
-    self.cards, self.buttons = [w.HTML() for _ in range(self.k.max)], [w.Button(layout=w.Layout(width="auto")) for _ in range(self.k.max)]
-    self.places = [w.VBox(pair, layout=w.Layout(display="none")) for pair in zip(self.cards, self.buttons)]
-    self.grid = w.GridBox(self.places, layout=w.Layout(grid_template_columns="repeat(auto-fill, minmax(135px, 1fr))", grid_gap="8px", width="100%"))
-
-# %% ../nbs/05_gradcam.ipynb #0000005e
-@patch
-def ask(self:Explorer, query:Query) -> None:
-    "Shows the answers to a question and opens the first. Raises ValueError where there is none; the page then stays as it was."
-    found = answer(self.gallery, query, self.k.value, self.finding.value)
-    self.query, self.found, self.link.value = query, found, ""
-    self._remember(query)
-    self.heading.value = f"<b>{'Radiographs' if query.text else 'Reports'} nearest to: {escape(query.name)}</b> {escape(own_rank(self.gallery, query))}"
-    for n, place in enumerate(self.places): place.layout.display = "flex" if n < len(found) else "none"
-    for n, (i, score) in enumerate(found): self._fill(n, i, score)
-    self.open(0)
-
-# %% ../nbs/05_gradcam.ipynb #0000005f
-@patch
-def _remember(self:Explorer, query:Query) -> None:
-    "Adds a new question at the head of the list, and chooses it there; an old one keeps its place."
-    new = query.name not in self.asked
-    self.asked[query.name] = query
-    with self.history.hold_sync():
-        if new: self.history.options = list(reversed(self.asked))
-        self.history.value = query.name
-
-@patch
-def _fill(self:Explorer, n:int, i:int, score:float) -> None:
-    "The n-th card shows study i."
-    study, own = self.gallery.study(i), i == self.query.place
-    inside = radiograph_html(self.gallery.pixels(i), study["study_id"], right=self.gallery.view(i) == "frontal") if self.query.text else escape(study["text"])
-    self.cards[n].value = f'<div class="{"picture" if self.query.text else "card"} {"own" if own else ""}">{inside}</div>'
-    self.buttons[n].description = f"{n+1}: cosine {score:.2f}" + (", its own" if own else "")
-    self.buttons[n].tooltip = f"open study {study['study_id']}" + (", the true match" if own else "")
-
-# %% ../nbs/05_gradcam.ipynb #00000061
-@patch
-def open(self:Explorer, n:int) -> None:
-    "Shows the n-th answer: its views with the heat map, its report with the words that matter."
-    (i, score), query, self.opened = self.found[n], self.query, n
-    study, views = self.gallery.study(i), self.gallery.views(i)
-    for m, button in enumerate(self.buttons): button.button_style = "primary" if m == n else ""
-    mapped = [self._mapped(pixels, view, study["text"]) for view, pixels in (query.views or views).items()]
-    plain = [radiograph_html(pixels, f"{view} of {study['study_id']}", right=view == "frontal") for view, pixels in views.items() if query.views]
-    self.views.value = f'<div class="views">{"".join(mapped + plain)}</div>'
-    head = f"<b>{escape(study['study_id'])}</b>, cosine {score:.3f}. {escape(', '.join(study['labels']) or 'no finding labelled')}.<br>"
-    self.report.value = head + escape(study["text"])
-    words = words_html(word_effects(self.gallery.model, study["text"], query.emb))
-    self.report.value = f"{head}{words}<br><small>Orange, underlined: drew the report nearer to the question. Blue: held it off.</small>"
-
-# %% ../nbs/05_gradcam.ipynb #00000062
-@patch
-def _mapped(self:Explorer, pixels:np.ndarray, view:str, report:str) -> str:
-    "A view with its heat map; without it, and with the reason as a message, where the encoder has none."
-    try: cam = query_map(self.gallery, self.query, pixels, report, view, self.method.value)
-    except ValueError as e: cam = self._say(e)
-    return radiograph_html(pixels, f"{view}, map for {self.query.name if self.query.text else 'this report'}", cam, view == "frontal")
-
-@patch
-def save_figure(self:Explorer) -> None:
-    "Offers the answer as a picture to download. Raises ValueError where nothing was asked."
-    if self.query is None: raise ValueError("nothing was asked yet, so there is no figure to save")
-    png = figure_png(answer_figure(self.gallery, self.query, self.k.value, self.finding.value, self.method.value))
-    name = re.sub(r"\W+", "-", self.query.name).strip("-")[:60]
-    self.link.value = f'<a download="{name}.png" href="data:image/png;base64,{base64.b64encode(png).decode()}">{name}.png ({len(png)/1000:.0f} kB)</a>'
-
-# %% ../nbs/05_gradcam.ipynb #00000064
-@patch
-def _say(self:Explorer, error:Exception) -> None: self.message.value = f'<div class="error" role="alert">{escape(str(error))}</div>'
-
-@patch
-def _try(self:Explorer, action, *args) -> None:
-    "Does something; an error becomes a message."
-    self.message.value = ""
-    try: action(*args)
-    except (ValueError, OSError) as e: self._say(e)
-
-# %% ../nbs/05_gradcam.ipynb #00000065
-@patch
-def _ask_file(self:Explorer, file) -> None:
-    "An uploaded radiograph asks. The widget is emptied, so that the same file can come again."
-    self.upload.value = ()
-    self.ask(file_query(self.gallery, file["name"], file["content"]))
-
-@patch
-def _ask_any(self:Explorer) -> None:
-    "A radiograph at random asks, one with the finding that is chosen."
-    among = self.gallery.findings.get(self.finding.value, np.ones(len(self.gallery), bool))
-    self.ask(study_query(self.gallery, int(np.random.choice(np.flatnonzero(among)))))
-
-# %% ../nbs/05_gradcam.ipynb #00000066
-@patch
-def _listen(self:Explorer) -> None:
-    "Ties the widgets to what they do."
-    def on(box, action): box.observe(lambda change: self._try(action, change["new"]), "value")
-    for box in (self.phrase, self.minus): on(box, lambda _: self.ask(phrase_query(self.gallery, self.phrase.value, self.minus.value)))
-    for box in (self.k, self.finding): on(box, lambda _: self.query and self.ask(self.query))
-    on(self.method, lambda _: self.query and self.open(self.opened))
-    on(self.study, lambda name: name and self.ask(study_query(self.gallery, self.gallery.find(name.strip()))))
-    on(self.upload, lambda files: files and self._ask_file(files[0]))
-    on(self.history, lambda name: name in self.asked and name != self.query.name and self.ask(self.asked[name]))
-    on(self.opacity, lambda strength: setattr(self.strength, "value", f"<style>.rclip-{id(self)} {{--heat: {strength}}}</style>"))
-    self.any.on_click(lambda _: self._try(self._ask_any))
-    self.export.on_click(lambda _: self._try(self.save_figure))
-    for n, button in enumerate(self.buttons): button.on_click(lambda _, n=n: self._try(self.open, n))
-
-# %% ../nbs/05_gradcam.ipynb #00000072
+# %% ../nbs/05_gradcam.ipynb #00000049
 def _pick_study(gallery:Gallery, study_id:str|None) -> int:
     "The place of a study in the gallery; without an id, the first with three findings, or with the most below three."
     if study_id is not None: return gallery.find(study_id)
     return max(range(len(gallery)), key=lambda i: min(3, len(gallery.study(i)["labels"])))
 
-# %% ../nbs/05_gradcam.ipynb #00000073
+# %% ../nbs/05_gradcam.ipynb #0000004a
 def phrases(study:dict # A row of the studies
            ) -> list[str]:
     "Up to three phrases to ask about a study: its findings, or else its first sentences."
@@ -512,7 +289,7 @@ def boxes_of(gallery:Gallery, i:int, texts:list[str]) -> list[list[tuple]]: # Fo
     held = [b for b in gallery.study(i).get("boxes") or [] if b["view"] == gallery.view(i)]
     return [[(b["x0"], b["y0"], b["x1"], b["y1"]) for b in held if b["label"] == text] for text in texts]
 
-# %% ../nbs/05_gradcam.ipynb #00000075
+# %% ../nbs/05_gradcam.ipynb #0000004c
 def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
               source:str|None=None, # Where the data lies now, if elsewhere than in training
@@ -526,7 +303,7 @@ def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run'
     stages.done("drawing")
     print(f"{stages}. Next: open the pictures, or explore the model with rclip_app (pip install '.[app]')")
 
-# %% ../nbs/05_gradcam.ipynb #00000076
+# %% ../nbs/05_gradcam.ipynb #0000004d
 def visualise_run(run:Run, # A trained model and its data
                   study:str|None=None, # Which test study to show; if None, the first with three findings
                  ) -> list[Path]:
@@ -541,6 +318,6 @@ def visualise_run(run:Run, # A trained model and its data
     for name, fig in figures.items(): (run.folder/"viz"/f"{name}.png").write_bytes(figure_png(fig))
     return [run.folder/"viz"/f"{name}.png" for name in figures]
 
-# %% ../nbs/05_gradcam.ipynb #00000077
+# %% ../nbs/05_gradcam.ipynb #0000004e
 def main(): run_command(rclip_viz)
 if __name__ == "__main__" and globals().get("__spec__"): main()

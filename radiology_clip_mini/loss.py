@@ -4,18 +4,16 @@
 
 # %% auto #0
 __all__ = ['OVERLAP_SHARE', 'MAX_LOGIT_SCALE', 'match_targets', 'finding_overlap', 'soft_targets', 'clip_loss', 'sentence_loss',
-           'sigmoid_loss', 'clamp_logit_scale_', 'refuse_batch_norm', 'backward_in_chunks', 'process', 'own_rows',
-           'gather_rows', 'average_gradients']
+           'sigmoid_loss', 'clamp_logit_scale_', 'refuse_batch_norm', 'backward_in_chunks']
 
-# %% ../nbs/02_loss.ipynb #00000002
+# %% ../nbs/02_loss.ipynb #00000004
 import math
 from typing import Callable
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
-# %% ../nbs/02_loss.ipynb #0000000a
+# %% ../nbs/02_loss.ipynb #0000000c
 def match_targets(n:int, # Pairs in the batch
                   text_ids:torch.Tensor|None=None, # (n,), equal for equal texts; None where every text is its own
                   device:str|torch.device="cpu",
@@ -24,7 +22,7 @@ def match_targets(n:int, # Pairs in the batch
     same = torch.eye(n, device=device) if text_ids is None else (text_ids[:, None] == text_ids).float().to(device)
     return same / same.sum(1, keepdim=True)
 
-# %% ../nbs/02_loss.ipynb #0000000f
+# %% ../nbs/02_loss.ipynb #00000011
 def finding_overlap(labels:torch.Tensor, # (n, findings), 1 where a study has a finding, else 0
                    ) -> torch.Tensor: # (n, n) float32 in [0, 1], symmetric
     "What share of their findings two studies have in common; 1 where neither has any."
@@ -33,7 +31,7 @@ def finding_overlap(labels:torch.Tensor, # (n, findings), 1 where a study has a 
     either = has.sum(1)[:, None] + has.sum(1) - both
     return torch.where(either > 0, both / either.clamp(min=1), 1.)
 
-# %% ../nbs/02_loss.ipynb #00000012
+# %% ../nbs/02_loss.ipynb #00000014
 OVERLAP_SHARE = 0.2
 
 def soft_targets(targets:torch.Tensor, # (n, n), as `match_targets` gives them
@@ -43,7 +41,7 @@ def soft_targets(targets:torch.Tensor, # (n, n), as `match_targets` gives them
     overlap = finding_overlap(labels)
     return (1 - OVERLAP_SHARE) * targets + OVERLAP_SHARE * overlap / overlap.sum(1, keepdim=True)
 
-# %% ../nbs/02_loss.ipynb #00000018
+# %% ../nbs/02_loss.ipynb #0000001a
 def _cosines(image_emb:torch.Tensor, text_emb:torch.Tensor) -> torch.Tensor: # (n, n), at least float32
     "Every image with every text. Raises ValueError for shapes that are no pairs."
     if image_emb.shape != text_emb.shape or image_emb.ndim != 2:
@@ -51,7 +49,7 @@ def _cosines(image_emb:torch.Tensor, text_emb:torch.Tensor) -> torch.Tensor: # (
     image_emb, text_emb = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (image_emb, text_emb))
     return image_emb @ text_emb.T
 
-# %% ../nbs/02_loss.ipynb #00000019
+# %% ../nbs/02_loss.ipynb #0000001b
 def clip_loss(image_emb:torch.Tensor, # (n, d) unit rows
               text_emb:torch.Tensor, # (n, d) unit rows; row i belongs to image i
               logit_scale:torch.Tensor|float, # 1 / temperature
@@ -65,7 +63,7 @@ def clip_loss(image_emb:torch.Tensor, # (n, d) unit rows
         targets = (targets if labels is None else soft_targets(targets, labels.to(logits.device))).to(logits.dtype)
         return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
-# %% ../nbs/02_loss.ipynb #5e17e012
+# %% ../nbs/02_loss.ipynb #00000032
 def sentence_loss(image_emb:torch.Tensor, # (n, d) unit rows
                   sentence_emb:torch.Tensor, # (m, d) unit rows, each sentence once
                   logit_scale:torch.Tensor|float, # 1 / temperature
@@ -82,7 +80,7 @@ def sentence_loss(image_emb:torch.Tensor, # (n, d) unit rows
         to_image = F.cross_entropy(logits.T, truth.T / truth.T.sum(1, keepdim=True))
         return (to_sentence + to_image) / 2
 
-# %% ../nbs/02_loss.ipynb #00000030
+# %% ../nbs/02_loss.ipynb #00000038
 def sigmoid_loss(image_emb:torch.Tensor, # (n, d) unit rows
                  text_emb:torch.Tensor, # (n, d) unit rows; row i belongs to image i
                  logit_scale:torch.Tensor|float, # 1 / temperature
@@ -95,7 +93,7 @@ def sigmoid_loss(image_emb:torch.Tensor, # (n, d) unit rows
         signs = (match_targets(len(logits), text_ids, logits.device) > 0).to(logits.dtype) * 2 - 1
         return -F.logsigmoid(signs * logits).sum() / len(logits)
 
-# %% ../nbs/02_loss.ipynb #0000003a
+# %% ../nbs/02_loss.ipynb #00000042
 MAX_LOGIT_SCALE = 100.
 
 def clamp_logit_scale_(log_scale:torch.nn.Parameter, # The model's `logit_scale`, a logarithm
@@ -103,21 +101,21 @@ def clamp_logit_scale_(log_scale:torch.nn.Parameter, # The model's `logit_scale`
     "Limits exp(log_scale) to `MAX_LOGIT_SCALE`, in place; call it after each optimiser step."
     with torch.no_grad(): log_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
-# %% ../nbs/02_loss.ipynb #00000041
+# %% ../nbs/02_loss.ipynb #00000049
 def _random_state() -> list: return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 def _set_random_state(state:list) -> None:
     torch.set_rng_state(state[0])
     if state[1:]: torch.cuda.set_rng_state_all(state[1:])
 
-# %% ../nbs/02_loss.ipynb #00000042
+# %% ../nbs/02_loss.ipynb #0000004a
 def refuse_batch_norm(model:torch.nn.Module) -> None:
     "Raises ValueError where a batch cannot be embedded in chunks because BatchNorm is in training mode."
     if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()):
         raise ValueError("BatchNorm in training mode takes its statistics from each chunk, not from the batch, so chunks would train another model. "
                          "Freeze it with --train.freeze_norm true, or embed the batch whole with --train.chunk_size null")
 
-# %% ../nbs/02_loss.ipynb #00000043
+# %% ../nbs/02_loss.ipynb #0000004b
 def backward_in_chunks(encode:Callable, # A chunk to its image and text embeddings
                        chunks:list, # The parts of a batch
                        loss_of:Callable, # Image and text embeddings of the whole batch to a scalar
@@ -135,42 +133,3 @@ def backward_in_chunks(encode:Callable, # A chunk to its image and text embeddin
         _set_random_state(state)
         torch.autograd.backward(encode(chunk), own)
     return loss.detach()
-
-# %% ../nbs/02_loss.ipynb #00000053
-def process() -> tuple[int, int]:
-    "This process's number, and how many there are."
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-
-def own_rows(n:int, # Rows of the whole batch
-             rank:int|None=None, world:int|None=None) -> slice: # This process by default
-    "The rows of a batch that one process embeds."
-    if rank is None: rank, world = process()
-    return slice(rank*n//world, (rank + 1)*n//world)
-
-# %% ../nbs/02_loss.ipynb #00000057
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, own, n):
-        ctx.rows = own_rows(n)
-        whole = own.new_zeros(n, *own.shape[1:])
-        whole[ctx.rows] = own
-        dist.all_reduce(whole)
-        return whole
-
-    @staticmethod
-    def backward(ctx, grad): return process()[1] * grad[ctx.rows], None
-
-def gather_rows(own:torch.Tensor, # (m, d): rows `own_rows(n)` of a batch
-                n:int, # Rows of the whole batch
-               ) -> torch.Tensor: # (n, d), the same on every process
-    "The embeddings of all processes, with gradient."
-    return own if process()[1] == 1 else _Gather.apply(own, n)
-
-# %% ../nbs/02_loss.ipynb #00000058
-def average_gradients(model:torch.nn.Module) -> None:
-    "Replaces each gradient by its mean over all processes."
-    world, grads = process()[1], [p.grad for p in model.parameters() if p.grad is not None]
-    if world == 1: return
-    flat = torch.cat([g.flatten() for g in grads]) / world
-    dist.all_reduce(flat)
-    for g, mean in zip(grads, flat.split([g.numel() for g in grads])): g.copy_(mean.view_as(g))

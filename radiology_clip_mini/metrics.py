@@ -5,30 +5,20 @@
 # %% auto #0
 __all__ = ['Similarity', 'BLOCK', 'same', 'graded', 'TieGroups', 'tie_groups', 'expected_rank', 'hit_probability',
            'reciprocal_rank', 'average_precision', 'ndcg', 'query_scores', 'retrieval_metrics', 'dot', 'score_blocks',
-           'rows_of', 'top_k', 'constant', 'perfect_reader', 'always_normal', 'embed', 'untrained', 'Run', 'find_ckpt',
-           'load_run', 'study_table', 'directions', 'relevance_kinds', 'evaluate', 'load_rival', 'evaluate_run',
-           'rclip_eval', 'main']
+           'rows_of', 'constant', 'perfect_reader', 'always_normal']
 
-# %% ../nbs/04_metrics.ipynb #00000002
-import copy, json, warnings
-from dataclasses import dataclass, replace
-from pathlib import Path
+# %% ../nbs/04_metrics.ipynb #00000004
 from typing import Callable, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.sparse import csr_array, eye_array
+import torch
 
-from .command import Stages, progress, run_command, write_atomic
-from .data import DataConfig, StudyData, build_cache, choose_views, fingerprint, in_order, prepare_data
-from .models import CLIPMini
-from .others import load_model
-from .report import comparison_table, evaluation_figure, failure_table, format_metrics, markdown_report
-from .uncertainty import bootstrap_ci, paired_difference, summarise
-from .zeroshot import zero_shot
+from .command import progress
+from .uncertainty import summarise
 
-# %% ../nbs/04_metrics.ipynb #00000007
+# %% ../nbs/04_metrics.ipynb #00000009
 def _one_hot(codes:np.ndarray, n:int) -> csr_array: # (len(codes), n)
     return csr_array((np.ones(len(codes)), (np.arange(len(codes)), codes)), shape=(len(codes), n))
 
@@ -39,7 +29,7 @@ def same(query_ids, # (q,) any values
     codes, known = pd.factorize(np.r_[np.asarray(query_ids), np.asarray(gallery_ids)])
     return (_one_hot(codes[:len(query_ids)], len(known)) @ _one_hot(codes[len(query_ids):], len(known)).T).tocsr()
 
-# %% ../nbs/04_metrics.ipynb #0000000b
+# %% ../nbs/04_metrics.ipynb #0000000d
 def graded(query:pd.DataFrame, # Columns text_id and labels (a list each)
            gallery:pd.DataFrame, # The same columns
           ) -> csr_array: # (q, g) of 0, 1, 2 and 3
@@ -52,7 +42,7 @@ def graded(query:pd.DataFrame, # Columns text_id and labels (a list each)
     by_label = csr_array((1. + equal, (shared.row, shared.col)), shape=shared.shape)
     return by_label.maximum(3 * same(query["text_id"], gallery["text_id"]))
 
-# %% ../nbs/04_metrics.ipynb #00000010
+# %% ../nbs/04_metrics.ipynb #00000012
 class TieGroups(NamedTuple):
     "Groups of gallery items with equal scores, those that hold a relevant item; by query, the best first. Arrays of one length."
     query: np.ndarray # Row of the query
@@ -61,7 +51,7 @@ class TieGroups(NamedTuple):
     relevant: np.ndarray # Relevant ones among them
     gain: np.ndarray # Sum of their relevance
 
-# %% ../nbs/04_metrics.ipynb #00000012
+# %% ../nbs/04_metrics.ipynb #00000014
 def _place(similarity:torch.Tensor, # (q, g)
            ranked:torch.Tensor|None, # The same, each row sorted; needed where a query has several relevant items
            items:csr_array) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +65,7 @@ def _place(similarity:torch.Tensor, # (q, g)
     upto, before = (torch.searchsorted(ranked, wanted, right=right)[query, place].numpy() for right in (True, False))
     return similarity.shape[1] - upto, upto - before
 
-# %% ../nbs/04_metrics.ipynb #00000013
+# %% ../nbs/04_metrics.ipynb #00000015
 def tie_groups(similarity:torch.Tensor, # (q, g)
                relevance:csr_array, # (q, g), at least one item in each row
                ranked:torch.Tensor|None=None, # `similarity` with each row sorted, if that is at hand
@@ -88,19 +78,19 @@ def tie_groups(similarity:torch.Tensor, # (q, g)
     start = np.flatnonzero((np.diff(query[order], prepend=-1) != 0) | (np.diff(above[order], prepend=-1) != 0))
     return TieGroups(query[order][start], above[order][start], tied[order][start], np.diff(start, append=len(order)), np.add.reduceat(relevance.data[order], start))
 
-# %% ../nbs/04_metrics.ipynb #00000018
+# %% ../nbs/04_metrics.ipynb #0000001a
 def expected_rank(above, tied, relevant) -> np.ndarray:
     "The mean rank of the first relevant item when tied items come in random order; 1 is best."
     return above + (tied + 1) / (relevant + 1)
 
-# %% ../nbs/04_metrics.ipynb #00000019
+# %% ../nbs/04_metrics.ipynb #0000001b
 def hit_probability(above, tied, relevant, k:int) -> np.ndarray:
     "The probability that a relevant item is among the first `k` when tied items come in random order."
     drawn, miss = np.clip(k - above, 0, tied), np.ones(len(above))
     for j in range(drawn.max(initial=0)): miss *= np.where(j < drawn, np.maximum(tied - relevant - j, 0) / np.maximum(tied - j, 1), 1)
     return 1 - miss
 
-# %% ../nbs/04_metrics.ipynb #0000001e
+# %% ../nbs/04_metrics.ipynb #00000020
 def reciprocal_rank(above, tied, relevant) -> np.ndarray:
     "The mean of 1/rank of the first relevant item when tied items come in random order."
     (a, t, r), back = np.unique(np.stack([above, tied, relevant]), axis=1, return_inverse=True)
@@ -110,7 +100,7 @@ def reciprocal_rank(above, tied, relevant) -> np.ndarray:
         total, none = total + hit / (a + j), none - hit
     return total[back.ravel()]
 
-# %% ../nbs/04_metrics.ipynb #00000022
+# %% ../nbs/04_metrics.ipynb #00000024
 def average_precision(groups:TieGroups, n_queries:int, n_gallery:int) -> np.ndarray: # (n_queries,)
     "AP of each query, the mean over all orders of tied items."
     q, a, t, r, _ = groups
@@ -121,7 +111,7 @@ def average_precision(groups:TieGroups, n_queries:int, n_gallery:int) -> np.ndar
     inner = (before + 1)*h + (r - 1) / np.maximum(t - 1, 1) * (t - (a + 1)*h)
     return np.bincount(q, r / t * inner, n_queries) / np.bincount(q, r, n_queries)
 
-# %% ../nbs/04_metrics.ipynb #00000027
+# %% ../nbs/04_metrics.ipynb #00000029
 def _ideal_dcg(relevance:csr_array, discount:np.ndarray) -> np.ndarray: # (queries,)
     "DCG of the best order; `discount` is by place, for the first k."
     query = np.arange(relevance.shape[0]).repeat(np.diff(relevance.indptr))
@@ -129,7 +119,7 @@ def _ideal_dcg(relevance:csr_array, discount:np.ndarray) -> np.ndarray: # (queri
     place = np.arange(len(query)) - relevance.indptr[query]
     return np.bincount(query, np.where(place < len(discount), relevance.data[order] * discount[np.minimum(place, len(discount) - 1)], 0), relevance.shape[0])
 
-# %% ../nbs/04_metrics.ipynb #00000028
+# %% ../nbs/04_metrics.ipynb #0000002a
 def ndcg(groups:TieGroups, relevance:csr_array, # (queries, gallery)
          k:int=10, # Places that count
         ) -> np.ndarray: # (queries,) in [0, 1]
@@ -139,7 +129,7 @@ def ndcg(groups:TieGroups, relevance:csr_array, # (queries, gallery)
     shared = upto[np.minimum(groups.above + groups.tied, k)] - upto[np.minimum(groups.above, k)]
     return np.bincount(groups.query, groups.gain / groups.tied * shared, relevance.shape[0]) / _ideal_dcg(relevance, discount)
 
-# %% ../nbs/04_metrics.ipynb #0000002e
+# %% ../nbs/04_metrics.ipynb #00000030
 def _score(groups:TieGroups, relevance:csr_array, ks:tuple) -> pd.DataFrame:
     "The scores of each query from the places of its relevant items."
     first = np.flatnonzero(np.diff(groups.query, prepend=-1))
@@ -148,7 +138,7 @@ def _score(groups:TieGroups, relevance:csr_array, ks:tuple) -> pd.DataFrame:
     return pd.DataFrame(recall | {"MedR": expected_rank(*best), "MRR": reciprocal_rank(*best), "mAP": average_precision(groups, *relevance.shape),
                                   "nDCG@10": ndcg(groups, relevance)})
 
-# %% ../nbs/04_metrics.ipynb #0000002f
+# %% ../nbs/04_metrics.ipynb #00000031
 def _check_relevance(relevance, shape:tuple) -> csr_array:
     "`relevance` without its zeros. Raises ValueError where it does not fit, is negative, or leaves a query without a right answer."
     relevance = csr_array(relevance, dtype=float)
@@ -158,7 +148,7 @@ def _check_relevance(relevance, shape:tuple) -> csr_array:
     if (lost := np.diff(relevance.indptr) == 0).any(): raise ValueError(f"{lost.sum()} of {len(lost)} queries have no relevant item in the gallery, the first is query {lost.argmax()}")
     return relevance
 
-# %% ../nbs/04_metrics.ipynb #00000030
+# %% ../nbs/04_metrics.ipynb #00000032
 def query_scores(similarity, # (queries, gallery)
                  relevance=None, # The same shape, dense or sparse, above 0 is relevant; None if only the diagonal is
                  ks:tuple=(1, 5, 10), # Depths of recall
@@ -171,7 +161,7 @@ def query_scores(similarity, # (queries, gallery)
     relevance = _check_relevance(eye_array(len(similarity)) if relevance is None else relevance, tuple(similarity.shape))
     return _score(tie_groups(similarity, relevance), relevance, ks)
 
-# %% ../nbs/04_metrics.ipynb #00000031
+# %% ../nbs/04_metrics.ipynb #00000033
 def retrieval_metrics(similarity, # (queries, gallery)
                       relevance=None, # The same shape, above 0 is relevant; None if only the diagonal is
                       ks:tuple=(1, 5, 10), # Depths of recall
@@ -179,7 +169,7 @@ def retrieval_metrics(similarity, # (queries, gallery)
     "The metrics of one direction; rows are queries. Raises ValueError as `query_scores` does."
     return summarise(query_scores(similarity, relevance, ks))
 
-# %% ../nbs/04_metrics.ipynb #00000042
+# %% ../nbs/04_metrics.ipynb #00000044
 Similarity = Callable[[int, int], torch.Tensor] # (start, stop) -> (stop - start, gallery)
 BLOCK = 2**22 # Similarities that are in memory at a time, 17 MB; larger blocks cost more time for the memory than they save
 
@@ -192,7 +182,7 @@ def dot(query_emb:np.ndarray, # (q, d)
     if lost := sum((~e.isfinite()).any(1).sum().item() for e in (q, g)): raise ValueError(f"{lost} of {len(q)+len(g)} embeddings are NaN or infinite")
     return lambda start, stop: q[start:stop] @ g.T
 
-# %% ../nbs/04_metrics.ipynb #00000043
+# %% ../nbs/04_metrics.ipynb #00000045
 def score_blocks(similarity:Similarity,
                  relevance:dict[str, Callable], # Kind to a function of (start, stop) that gives (stop - start, gallery), sparse
                  n_queries:int, n_gallery:int,
@@ -209,21 +199,10 @@ def score_blocks(similarity:Similarity,
             found[kind][start:stop] = _score(tie_groups(block, right, ranked), right, ks)[names]
     return {kind: pd.DataFrame(values, columns=names) for kind, values in found.items()}
 
-# %% ../nbs/04_metrics.ipynb #00000044
+# %% ../nbs/04_metrics.ipynb #00000046
 def rows_of(relevance:csr_array) -> Callable:
     "The rows of a whole relevance matrix, as `score_blocks` asks for them."
     return lambda start, stop: relevance[start:stop]
-
-# %% ../nbs/04_metrics.ipynb #00000048
-def top_k(similarity:torch.Tensor, # (q, g)
-          k:int=10) -> tuple[torch.Tensor, torch.Tensor]: # Scores and gallery positions, (q, min(k, g)), the best first
-    "The nearest items of each query; equal scores in no particular order."
-    n = similarity.shape[1] // 64 * 64
-    if n < 64*4*k: return similarity.topk(min(k, similarity.shape[1]))
-    groups = similarity[:, :n].unflatten(1, (-1, 64)).amax(2).topk(k).indices
-    at = torch.cat([(groups[..., None]*64 + torch.arange(64, device=groups.device)).flatten(1), torch.arange(n, similarity.shape[1], device=groups.device).expand(len(similarity), -1)], 1)
-    found = similarity.gather(1, at).topk(k)
-    return found.values, at.gather(1, found.indices)
 
 # %% ../nbs/04_metrics.ipynb #0000004f
 def constant(n_gallery:int) -> Similarity:
@@ -241,237 +220,7 @@ def always_normal(gallery_labels) -> Similarity:
     normal = torch.tensor([float(not len(labels)) for labels in gallery_labels])
     return lambda start, stop: normal.expand(stop - start, -1)
 
-# %% ../nbs/04_metrics.ipynb #00000062
-@torch.no_grad()
-def embed(model:CLIPMini, # On any device; its mode is given back as it was
-          data:StudyData, # Studies and images
-          rows:np.ndarray, # Which n of them
-          batch_size:int=64, # Changes speed and memory only
-          show:bool=True, # A progress bar
-         ) -> tuple[np.ndarray, np.ndarray]: # Image and text embeddings, (n, d) float32
-    "Both embeddings of some studies, in their order, in evaluation mode."
-    training, texts, images, words = model.training, data.texts(rows), [], []
-    by_length = np.argsort([len(t) for t in texts], kind="stable")
-    model.eval()
-    for part in progress(in_order(len(rows), batch_size), "embedding", show, unit="batch"):
-        at = rows[part]
-        images.append(model.encode_image(model.preprocess(data.pixels(at)), torch.from_numpy(data.shown[at] >= 0)).float().cpu())
-        words.append(model.encode_text([texts[i] for i in by_length[part]]).float().cpu())
-    model.train(training)
-    return torch.cat(images).numpy(), torch.cat(words).numpy()[np.argsort(by_length)]
-
-# %% ../nbs/04_metrics.ipynb #00000067
-def untrained(model:CLIPMini, seed:int=0) -> CLIPMini:
-    "A copy of the model with every layer's weights drawn anew."
-    fresh = copy.deepcopy(model)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for module in fresh.modules():
-            if hasattr(module, "reset_parameters"): module.reset_parameters()
-    return fresh
-
-# %% ../nbs/04_metrics.ipynb #0000006b
-@dataclass
-class Run:
-    "A trained model with the data it was trained on."
-    folder: Path # Holds run.json, splits.json, best/ and last/
-    model: CLIPMini # In evaluation mode
-    data: StudyData # With the run's own split
-    info: dict # run.json
-
-# %% ../nbs/04_metrics.ipynb #0000006c
-def find_ckpt(ckpt:str|Path|None=None, # A model folder (best or last) or a run folder; None for the latest
-              results_dir:str|Path="results", # Holds latest.txt
-             ) -> Path:
-    "The model folder that is meant. Raises FileNotFoundError where there is none."
-    latest = Path(results_dir)/"latest.txt"
-    if ckpt is None and not latest.is_file():
-        raise FileNotFoundError(f"{latest} does not exist, so there is no latest model. Train one with rclip_train --config demo, or give --ckpt FOLDER")
-    folder = Path(ckpt) if ckpt else Path(latest.read_text(encoding="utf-8", errors="replace").strip())
-    if not ckpt and not folder.exists(): folder = Path(results_dir).joinpath(*folder.parts[-2:])
-    if (folder/"best").is_dir(): folder = folder/"best"
-    if not folder.is_dir(): raise FileNotFoundError(f"there is no model folder {folder}; --ckpt takes a run's best or last folder")
-    return folder
-
-# %% ../nbs/04_metrics.ipynb #0000006d
-def _read_info(folder:Path) -> tuple[dict, dict]:
-    "run.json and splits.json of a run folder."
-    try: return tuple(json.loads((folder/name).read_text(encoding="utf-8")) for name in ("run.json", "splits.json"))
-    except FileNotFoundError as e: raise FileNotFoundError(f"{e.filename} is missing: evaluation needs the run's folder around its model") from e
-    except ValueError as e: raise ValueError(f"run.json or splits.json in {folder} is not JSON: {e}") from e
-
-# %% ../nbs/04_metrics.ipynb #0000006e
-def _data_settings(info:dict, folder:Path) -> tuple[DataConfig, int, str]:
-    "The data's settings, the seed and the fingerprint in a run.json."
-    try: return DataConfig(**info["config"]["data"]), info["config"]["seed"], info["data"]["fingerprint"]
-    except (KeyError, TypeError) as e: raise ValueError(f"{folder/'run.json'} was not written by this project's training: {type(e).__name__} {e}") from e
-
-# %% ../nbs/04_metrics.ipynb #0000006f
-def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for the latest
-             results_dir:str|Path="results", # Holds latest.txt
-             source:str|None=None, # Where the data lies now, if elsewhere than in training
-            ) -> Run:
-    "A trained model and its data. Warns where the data is not what it was. Raises FileNotFoundError or ValueError where something is missing."
-    best = find_ckpt(ckpt, results_dir)
-    model = CLIPMini.from_pretrained(best).to("cuda" if torch.cuda.is_available() else "cpu")
-    info, splits = _read_info(best.parent)
-    config, seed, expected = _data_settings(info, best.parent)
-    if source: config.source = source
-    data = prepare_data(config, seed, splits)
-    if fingerprint(data) != expected: warnings.warn(f"the data of {config.source} has changed since {best.parent} was trained")
-    return Run(best.parent, model, data, info)
-
-# %% ../nbs/04_metrics.ipynb #00000075
-def study_table(data:StudyData, rows:np.ndarray) -> pd.DataFrame: # study_id, patient_id, text_id, labels
-    "Some studies, without their images."
-    studies = data.studies.select(rows)
-    return pd.DataFrame(dict(study_id=studies["study_id"][:], patient_id=studies["patient_id"][:], text_id=data.text_id[rows], labels=studies["labels"][:]))
-
-# %% ../nbs/04_metrics.ipynb #00000077
-def directions(table:pd.DataFrame, unique_texts:bool=False) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]: # Name to queries and gallery
-    "Both directions of retrieval."
-    texts = table.drop_duplicates("text_id") if unique_texts else table
-    return dict(image_to_text=(table, texts), text_to_image=(texts, table))
-
-def relevance_kinds(q:pd.DataFrame, g:pd.DataFrame, # Queries and gallery, as `study_table`
-                    unique_texts:bool=False) -> dict[str, Callable]:
-    "What counts as right: `own`, `text`, `patient` and, where there are labels, `labels`; as `score_blocks` wants them."
-    text = same(q["text_id"], g["text_id"])
-    own = text if unique_texts else same(q.index, g.index)
-    kinds = dict(own=own, text=text, patient=same(q["patient_id"], g["patient_id"]).maximum(own))
-    by_label = dict(labels=lambda start, stop: graded(q[start:stop], g)) if g["labels"].map(len).any() else {}
-    return {kind: rows_of(relevance) for kind, relevance in kinds.items()} | by_label
-
-# %% ../nbs/04_metrics.ipynb #00000079
-def _answers(q:pd.DataFrame, g:pd.DataFrame, # Queries and gallery
-             known:tuple, blind:tuple, # Embeddings of queries and gallery by the model, and by the untrained one
-            ) -> dict[str, Similarity]:
-    "The model's answer, and those that know less, or all there is to know from texts."
-    found = dict(model=dot(known[0][q.index], known[1][g.index]), ceiling=perfect_reader(q["text_id"], g["text_id"]))
-    if g["labels"].map(len).any(): found["normal"] = always_normal(g["labels"])
-    return found | dict(random=dot(blind[0][q.index], blind[1][g.index]), chance=constant(len(g)))
-
-# %% ../nbs/04_metrics.ipynb #0000007a
-def _describe(scores:dict, # Answer to kind to scores
-              patients, kind:str, rows=slice(None), columns=slice(None)) -> dict:
-    "Metrics of one kind with `ci95` and the baselines beside them."
-    part = {who: kinds[kind].loc[rows, columns] for who, kinds in scores.items() if who != "ceiling" or kind in ("own", "text")} # texts set no ceiling for the others
-    own = part.pop("model")
-    return summarise(own) | dict(ci95=bootstrap_ci(own, np.asarray(patients)[rows])) | {who: summarise(found) for who, found in part.items()}
-
-# %% ../nbs/04_metrics.ipynb #0000007b
-def _evaluate_direction(q:pd.DataFrame, g:pd.DataFrame, kinds:dict, answers:dict[str, Similarity]) -> tuple[dict, dict]: # For metrics.json, and the model's scores
-    "One direction, by every kind of relevance."
-    scores = {who: score_blocks(answer, kinds, len(q), len(g)) for who, answer in answers.items()}
-    found = _describe(scores, q["patient_id"], "own") | {kind: _describe(scores, q["patient_id"], kind) for kind in ("text", "patient")}
-    if "labels" in kinds:
-        found["labels"] = _describe(scores, q["patient_id"], "labels", columns=["nDCG@10"])
-        if (abnormal := q["labels"].map(len).to_numpy() > 0).any(): found["abnormal"] = _describe(scores, q["patient_id"], "labels", abnormal, ["nDCG@10"])
-    return found, scores["model"]
-
-# %% ../nbs/04_metrics.ipynb #0000007d
-def _rank_table(direction:str, q:pd.DataFrame, g:pd.DataFrame, similarity:Similarity, scores:pd.DataFrame, own:csr_array) -> pd.DataFrame:
-    "A row per query."
-    mine, size, parts = own.indices[own.indptr[:-1]], max(1, BLOCK // len(g)), []
-    other = (mine + np.random.default_rng(0).integers(1, max(len(g), 2), len(q))) % len(g)
-    for start in range(0, len(q), size):
-        block = similarity(start, min(start + size, len(q)))
-        pick = np.arange(start, start + len(block))
-        parts.append([*(block[range(len(block)), at[pick]].numpy() for at in (mine, other)), *(x.numpy() for x in top_k(block))])
-    matched, random, values, at = (np.concatenate(x) for x in zip(*parts))
-    first = {f"top_{k+1}": g["study_id"].to_numpy()[at[:, k]] for k in range(at.shape[1])} | {f"score_{k+1}": values[:, k] for k in range(at.shape[1])}
-    return pd.DataFrame(dict(direction=direction, query=q["study_id"].to_numpy(), patient_id=q["patient_id"].to_numpy(), rank=scores["MedR"], similarity=matched,
-                             random_similarity=random, twins=same(q["text_id"], g["text_id"]).sum(1).astype(int)) | first)
-
-# %% ../nbs/04_metrics.ipynb #0000007e
-def _paired(q:pd.DataFrame, mine:dict, theirs:dict) -> dict: # Metric to a, b, difference, low, high, p
-    "How another model's scores differ from ours, for the strict pair and by findings."
-    def both(scores): return scores["own"].assign(**{"labels nDCG@10": scores["labels"]["nDCG@10"]} if "labels" in scores else {})
-    return paired_difference(both(mine), both(theirs), q["patient_id"]).to_dict("index")
-
-# %% ../nbs/04_metrics.ipynb #0000007f
-def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
-             data:StudyData, # With splits
-             split:str="test", # train, val or test
-             unique_texts:bool=False, # Each text once in the gallery
-             rivals:dict[str, tuple]|None=None, # Name to another model, and the same studies prepared for it
-            ) -> tuple[dict, pd.DataFrame]: # What metrics.json holds, and a row per query and direction
-    "Retrieval in both directions over one split, with intervals, ceiling and baselines; zero-shot findings; rivals on the same queries."
-    rows = data.rows(split)
-    table, known, blind = study_table(data, rows), embed(model, data, rows), embed(untrained(model), data, rows)
-    theirs, sides, found, ranks = {name: embed(*rival, rows) for name, rival in (rivals or {}).items()}, directions(table, unique_texts), {}, []
-    compared = {name: {} for name in theirs}
-    for direction, (q, g) in sides.items():
-        turn = slice(None, None, 1 if direction == "image_to_text" else -1) # images ask texts, or the other way round
-        kinds, answers = relevance_kinds(q, g, unique_texts), _answers(q, g, known[turn], blind[turn])
-        found[direction], scores = _evaluate_direction(q, g, kinds, answers)
-        for name, (asks, told) in ((name, emb[turn]) for name, emb in theirs.items()):
-            compared[name][direction] = _paired(q, scores, score_blocks(dot(asks[q.index], told[g.index]), kinds, len(q), len(g)))
-        ranks.append(_rank_table(direction, q, g, answers["model"], scores["own"], kinds["own"](0, len(q))))
-    n = {direction: len(g) for direction, (q, g) in sides.items()} if unique_texts else len(rows)
-    head = dict(split=split, n_queries=len(rows), n_gallery=n, n_patients=table["patient_id"].nunique(), unique_texts=unique_texts)
-    findings = zero_shot(model, known[0], table["labels"].tolist(), table["patient_id"]).to_dict("index")
-    return head | found | (dict(zero_shot=findings) if findings else {}) | (dict(compare=compared) if compared else {}), pd.concat(ranks, ignore_index=True)
-
-# %% ../nbs/04_metrics.ipynb #0000008b
-def _prepared(run:Run, image_size:int, views:str, rows:np.ndarray) -> StudyData:
-    "The run's studies at another size. Raises ValueError where a study has no such view."
-    images = build_cache(run.data.studies, image_size, _data_settings(run.info, run.folder)[0].cache_dir)
-    shown = choose_views(images.hashes != 0, views)
-    if lost := (shown[rows] < 0).all(1).sum(): raise ValueError(f"{lost} of {len(rows)} studies have no {views} image, and the other model knows nothing else; they cannot be compared")
-    return replace(run.data, images=images, at=np.arange(len(shown)), shown=shown)
-
-# %% ../nbs/04_metrics.ipynb #0000008c
-def load_rival(name:str, # A run's folder, or what `load_model` takes
-               run:Run, split:str="test") -> tuple[str, CLIPMini, StudyData]: # What to call it, the model, and the run's studies for it
-    "A model to compare a run with. Raises ValueError where it was trained on patients of the split."
-    rows = run.data.rows(split)
-    if not any((Path(name)/file).exists() for file in ("run.json", "../run.json")):
-        model = load_model(name).to(run.model.device)
-        if cut := model.count_cut(run.data.texts(rows)): warnings.warn(f"{model.name} reads only the beginning of {cut} of these {len(rows)} reports, which are too long for it")
-        return model.name, model, _prepared(run, model.image_size, "any", rows)
-    folder = find_ckpt(name)
-    info, splits = _read_info(folder.parent)
-    if seen := set(splits["train"]) & set(run.data.splits[split]):
-        raise ValueError(f"{folder.parent} was trained on {len(seen)} of the {len(run.data.splits[split])} patients of this {split} split; compare runs that share a --data.split_file")
-    config, *_ = _data_settings(info, folder.parent)
-    return folder.parent.name, CLIPMini.from_pretrained(folder).to(run.model.device), _prepared(run, config.image_size, config.views, rows)
-
-# %% ../nbs/04_metrics.ipynb #00000091
-def evaluate_run(run:Run, # A trained model and its data
-                 split:str="test", # train, val or test
-                 unique_texts:bool=False, # Each text once in the gallery
-                 compare:tuple[str, ...]=(), # Models to compare with, as `load_rival` takes them
-                ) -> dict:
-    "Evaluates a run and writes metrics.json, metrics.md, ranks.csv and viz/evaluation.png into its folder; returns what metrics.json holds."
-    rivals = {name: (model, data) for name, model, data in (load_rival(name, run, split) for name in compare)}
-    result, ranks = evaluate(run.model, run.data, split, unique_texts, rivals)
-    texts = dict(zip(run.data.studies["study_id"], run.data.studies["text"]))
-    write_atomic(run.folder/"ranks.csv", ranks.to_csv(index=False, lineterminator="\n"))
-    write_atomic(run.folder/"metrics.json", json.dumps(result, indent=1))
-    write_atomic(run.folder/"metrics.md", markdown_report(result, failure_table(ranks, texts)))
-    (run.folder/"viz").mkdir(exist_ok=True)
-    evaluation_figure(ranks, result["n_queries"]).savefig(run.folder/"viz/evaluation.png")
-    return result
-
-# %% ../nbs/04_metrics.ipynb #00000092
-def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
-               results_dir:str="results", # Where runs are kept
-               source:str|None=None, # Where the data lies now, if elsewhere than in training
-               split:str="test", # Which split to evaluate: train, val or test
-               unique_texts:bool=False, # Each text once in the gallery, as CXR-CLIP evaluates
-               compare:list[str]=(), # Other models on the same studies: run folders, hf-hub:… of open_clip, a transformers CLIP, or local folders of these
-              ):
-    "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
-    stages = Stages()
-    run = load_run(ckpt, results_dir, source)
-    stages.done("loading")
-    result = evaluate_run(run, split, unique_texts, tuple(compare))
-    stages.done("evaluating")
-    print(format_metrics(result))
-    if compare: print(f"\ncompared on the same studies; a difference above 0 is the other model's advantage (for MedR, below 0)\n{comparison_table(result)}")
-    print(f"written to {run.folder}: metrics.json, metrics.md, ranks.csv, viz/evaluation.png; {stages}. Next: rclip_viz")
-
-# %% ../nbs/04_metrics.ipynb #00000093
-def main(): run_command(rclip_eval)
-if __name__ == "__main__" and globals().get("__spec__"): main()
+# %% ../nbs/04_metrics.ipynb #0000006a
+if __name__ == "__main__" and globals().get("__spec__"):
+    from radiology_clip_mini.evaluate import main # the command lives in an extra, and this is its older name
+    main()

@@ -4,28 +4,32 @@
 
 # %% auto #0
 __all__ = ['SCRATCH', 'GROUPS', 'ModelConfig', 'image_encoder', 'masked_mean', 'learn_tokenizer', 'text_encoder', 'ViewFusion',
-           'CLIPMini']
+           'CLIPMini', 'embed', 'untrained']
 
-# %% ../nbs/01_models.ipynb #00000002
-import difflib, json, math, os, tempfile
+# %% ../nbs/01_models.ipynb #00000004
+import copy, difflib, json, math, os, tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch, torchvision
-import torch.nn.functional as F
 from fastcore.basics import patch
 from huggingface_hub import snapshot_download
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+import torch
+import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
+import torchvision
+from transformers import AutoConfig, AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel
+from transformers import PreTrainedTokenizerFast
 
-from .data import VIEWS, TokenTable, normalise
+from .cache import VIEWS
+from .command import progress
+from .data import StudyData, TokenTable, in_order, normalise
 
-# %% ../nbs/01_models.ipynb #00000008
+# %% ../nbs/01_models.ipynb #0000000a
 @dataclass
 class ModelConfig:
     "Which encoders, and what comes out of them."
@@ -38,7 +42,7 @@ class ModelConfig:
     fusion: Literal["mean", "gate"] = "mean" # How two views of a study become one embedding, with data.views both
     max_length: int = 128 # Tokens after which a text is cut; IU X-Ray's reports rarely reach 100
 
-# %% ../nbs/01_models.ipynb #0000000b
+# %% ../nbs/01_models.ipynb #0000000d
 def _cut_head(net:nn.Module) -> tuple[str, int]:
     "Replaces the last linear layer with nothing; its name, and how many features came into it."
     linear = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Linear)]
@@ -47,21 +51,21 @@ def _cut_head(net:nn.Module) -> tuple[str, int]:
     net.set_submodule(name, nn.Identity())
     return name, head.in_features
 
-# %% ../nbs/01_models.ipynb #0000000f
+# %% ../nbs/01_models.ipynb #00000011
 def _drop_auxiliary(net:nn.Module) -> None:
     "Removes the auxiliary classifiers, which only act in training."
     for name in ("aux1", "aux2", "AuxLogits"):
         if hasattr(net, name): setattr(net, name, None)
     if hasattr(net, "aux_logits"): net.aux_logits = False
 
-# %% ../nbs/01_models.ipynb #00000011
+# %% ../nbs/01_models.ipynb #00000013
 def _read_tensors(path:str|Path) -> dict[str, torch.Tensor]:
     "The tensors in a .safetensors or .pth file. Never runs code from the file."
     if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}; expected a .safetensors or .pth file")
     try: return load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e: raise ValueError(f"{path} holds no readable weights: {type(e).__name__}") from e # torch raises many kinds
 
-# %% ../nbs/01_models.ipynb #00000012
+# %% ../nbs/01_models.ipynb #00000014
 def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
     "Fills `net` from a file; all of it, or ValueError."
     tensors = {k: v for k, v in _read_tensors(path).items() if not k.startswith(f"{head}.")}
@@ -71,7 +75,7 @@ def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
                                f"missing, left over or of another shape, such as {sorted(wrong)[0]}")
     net.load_state_dict(tensors)
 
-# %% ../nbs/01_models.ipynb #00000013
+# %% ../nbs/01_models.ipynb #00000015
 def image_encoder(name:str, # A torchvision classifier
                   weights:str="none", # "imagenet", "none" or a file
                  ) -> tuple[nn.Module, int]:
@@ -88,7 +92,7 @@ def image_encoder(name:str, # A torchvision classifier
     if weights not in ("imagenet", "none"): _load_tensors(net, weights, head)
     return net, width
 
-# %% ../nbs/01_models.ipynb #0000001b
+# %% ../nbs/01_models.ipynb #0000001d
 def masked_mean(hidden:torch.Tensor, # (n, length, width)
                 attention_mask:torch.Tensor, # (n, length), 1 for real tokens and 0 for padding
                ) -> torch.Tensor: # (n, width)
@@ -96,7 +100,7 @@ def masked_mean(hidden:torch.Tensor, # (n, length, width)
     mask = attention_mask[..., None].to(hidden.dtype)
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
-# %% ../nbs/01_models.ipynb #0000001e
+# %% ../nbs/01_models.ipynb #00000020
 SCRATCH = dict(dim=256, n_layers=2, n_heads=4, hidden_dim=512, max_position_embeddings=512, dropout=0., attention_dropout=0.)
 _SPECIAL = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
 
@@ -108,7 +112,7 @@ def _learn_pieces(texts:list[str], n:int) -> list[str]:
     pieces = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
     return [*_SPECIAL.values(), *pieces, *(f"##{p}" for p in pieces)]
 
-# %% ../nbs/01_models.ipynb #0000001f
+# %% ../nbs/01_models.ipynb #00000021
 def learn_tokenizer(texts:list[str], # The training texts, and no others
                     n_pieces:int=2000, # Pieces of words, at most; each may start a word or continue one
                    ) -> PreTrainedTokenizerFast:
@@ -120,13 +124,13 @@ def learn_tokenizer(texts:list[str], # The training texts, and no others
     tok.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(tokenizer_object=tok, **_SPECIAL)
 
-# %% ../nbs/01_models.ipynb #00000023
+# %% ../nbs/01_models.ipynb #00000025
 def _scratch_encoder(texts:list[str]|None) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     if not texts: raise ValueError("text_encoder 'scratch' learns its vocabulary from the training texts: CLIPMini(config, texts)")
     tokenizer = learn_tokenizer(texts)
     return DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SCRATCH)), tokenizer
 
-# %% ../nbs/01_models.ipynb #00000024
+# %% ../nbs/01_models.ipynb #00000026
 def text_encoder(name:str, # A hub name, a local folder, or "scratch"
                  texts:list[str]|None=None, # Training texts, for "scratch"
                 ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
@@ -137,7 +141,7 @@ def text_encoder(name:str, # A hub name, a local folder, or "scratch"
         raise OSError(f"the text encoder {name!r} is neither a folder with a Hugging Face model nor to be had from the hub "
                       f"({type(e).__name__}: {next(iter(str(e).splitlines()), '')}). Give --model.text_encoder a local folder, or scratch") from e
 
-# %% ../nbs/01_models.ipynb #0000002a
+# %% ../nbs/01_models.ipynb #0000002c
 class ViewFusion(nn.Module):
     "One embedding for a study from those of its views."
     def __init__(self, embed_dim:int, kind:str): # kind: mean or gate
@@ -153,7 +157,7 @@ class ViewFusion(nn.Module):
         fused = (weights[..., None] * views).sum(1)
         return torch.where(present.sum(1, keepdim=True) == 1, fused, F.normalize(fused, dim=-1))
 
-# %% ../nbs/01_models.ipynb #0000002f
+# %% ../nbs/01_models.ipynb #00000031
 class CLIPMini(nn.Module):
     "A radiograph encoder and a report encoder with a shared space of `embed_dim` dimensions."
     def __init__(self,
@@ -176,7 +180,7 @@ class CLIPMini(nn.Module):
     @property
     def device(self) -> torch.device: return self.logit_scale.device
 
-# %% ../nbs/01_models.ipynb #00000031
+# %% ../nbs/01_models.ipynb #00000033
 @patch
 def preprocess(self:CLIPMini,
                pixels:np.ndarray|torch.Tensor, # (…, h, w) uint8
@@ -184,7 +188,7 @@ def preprocess(self:CLIPMini,
     "Grey bytes as images for `encode_image`."
     return normalise(torch.as_tensor(pixels).to(self.device))
 
-# %% ../nbs/01_models.ipynb #00000033
+# %% ../nbs/01_models.ipynb #00000035
 @patch
 def encode_image(self:CLIPMini,
                  images:torch.Tensor, # (n, 3, h, w) normalised images, or (n, v, 3, h, w) with v views a study; or what the encoder made of them, (n, width) or (n, v, width)
@@ -201,7 +205,7 @@ def encode_image(self:CLIPMini,
     views[present] = found
     return self.fusion(views, present)
 
-# %% ../nbs/01_models.ipynb #00000035
+# %% ../nbs/01_models.ipynb #00000037
 @patch
 def tokenize(self:CLIPMini, texts:list[str]) -> dict[str, torch.Tensor]:
     "input_ids and attention_mask, (n, longest text), cut at `max_length` tokens."
@@ -213,7 +217,7 @@ def token_table(self:CLIPMini, texts:list[str]) -> TokenTable:
     "The tokens of all `texts`, cut once and padded later: `table[rows]` is what `tokenize` gives for those rows."
     return TokenTable(self.tokenizer(list(texts), truncation=True, max_length=self.config.max_length)["input_ids"], self.tokenizer.pad_token_id)
 
-# %% ../nbs/01_models.ipynb #00000037
+# %% ../nbs/01_models.ipynb #00000039
 GROUPS = 4 # Of a batch's texts, by length
 
 @patch
@@ -226,7 +230,7 @@ def text_features(self:CLIPMini, tokens:dict) -> torch.Tensor: # (n, width)
     parts = order.tensor_split(max(1, min(GROUPS, len(order)//4)))
     return torch.cat([encode(*(x[part, :lengths[part].max()].to(self.device) for x in (ids, mask))) for part in parts])[order.argsort()]
 
-# %% ../nbs/01_models.ipynb #00000038
+# %% ../nbs/01_models.ipynb #0000003a
 @patch
 def encode_text(self:CLIPMini, texts:list[str]|dict|torch.Tensor) -> torch.Tensor:
     "Texts, or their tokens, or their features, as (n, embed_dim) unit rows."
@@ -234,13 +238,13 @@ def encode_text(self:CLIPMini, texts:list[str]|dict|torch.Tensor) -> torch.Tenso
     features = texts.to(self.device) if isinstance(texts, torch.Tensor) else self.text_features(texts)
     return F.normalize(self.text_projection(features), dim=-1)
 
-# %% ../nbs/01_models.ipynb #00000040
+# %% ../nbs/01_models.ipynb #00000042
 @patch
 def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict|torch.Tensor, present:torch.Tensor|None=None) -> tuple[torch.Tensor, torch.Tensor]:
     "Image and text embeddings, each (n, embed_dim) unit rows."
     return self.encode_image(images, present), self.encode_text(texts)
 
-# %% ../nbs/01_models.ipynb #00000044
+# %% ../nbs/01_models.ipynb #00000046
 def _first_half(net:nn.Module) -> list[nn.Module]:
     "The first half of the modules that hold parameters of their own; of ResNet-18, all up to its second stage."
     layers = [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))]
@@ -256,7 +260,7 @@ def freeze(self:CLIPMini, what:str # none, embeddings, text, image or stages
         for p in module.parameters(recurse=False): p.requires_grad_(False)
     return self
 
-# %% ../nbs/01_models.ipynb #00000048
+# %% ../nbs/01_models.ipynb #0000004a
 @patch
 def train_mode(self:CLIPMini, freeze_norm:bool=False # Keep all of BatchNorm in evaluation mode
               ) -> CLIPMini:
@@ -267,7 +271,36 @@ def train_mode(self:CLIPMini, freeze_norm:bool=False # Keep all of BatchNorm in 
         if frozen or freeze_norm and isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
     return self
 
-# %% ../nbs/01_models.ipynb #0000004e
+# %% ../nbs/01_models.ipynb #00000050
+@torch.no_grad()
+def embed(model:CLIPMini, # On any device; its mode is given back as it was
+          data:StudyData, # Studies and images
+          rows:np.ndarray, # Which n of them
+          batch_size:int=64, # Changes speed and memory only
+          show:bool=True, # A progress bar
+         ) -> tuple[np.ndarray, np.ndarray]: # Image and text embeddings, (n, d) float32
+    "Both embeddings of some studies, in their order, in evaluation mode."
+    training, texts, images, words = model.training, data.texts(rows), [], []
+    by_length = np.argsort([len(t) for t in texts], kind="stable")
+    model.eval()
+    for part in progress(in_order(len(rows), batch_size), "embedding", show, unit="batch"):
+        at = rows[part]
+        images.append(model.encode_image(model.preprocess(data.pixels(at)), torch.from_numpy(data.shown[at] >= 0)).float().cpu())
+        words.append(model.encode_text([texts[i] for i in by_length[part]]).float().cpu())
+    model.train(training)
+    return torch.cat(images).numpy(), torch.cat(words).numpy()[np.argsort(by_length)]
+
+# %% ../nbs/01_models.ipynb #00000054
+def untrained(model:CLIPMini, seed:int=0) -> CLIPMini:
+    "A copy of the model with every layer's weights drawn anew."
+    fresh = copy.deepcopy(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in fresh.modules():
+            if hasattr(module, "reset_parameters"): module.reset_parameters()
+    return fresh
+
+# %% ../nbs/01_models.ipynb #00000058
 @patch
 def save_pretrained(self:CLIPMini, folder:str|Path) -> Path:
     "Writes model.safetensors, config.json and the tokenizer into `folder`, which is made if needed; returns it."
@@ -281,7 +314,7 @@ def save_pretrained(self:CLIPMini, folder:str|Path) -> Path:
         for file in Path(part).iterdir(): os.replace(file, folder/file.name)
     return folder
 
-# %% ../nbs/01_models.ipynb #0000004f
+# %% ../nbs/01_models.ipynb #00000059
 def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
     "The two parts of a saved model's config.json: our settings and those of the text encoder."
     try: config = json.loads((folder/"config.json").read_text(encoding="utf-8"))
@@ -290,14 +323,14 @@ def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{folder/'config.json'} is of another kind of model: it needs the keys model and text, with this project's settings ({e})") from e
 
-# %% ../nbs/01_models.ipynb #00000050
+# %% ../nbs/01_models.ipynb #0000005a
 def _saved_text_encoder(folder:Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     "The text encoder of a saved model, still without its weights, and the tokenizer."
     _, text = _read_config(folder)
     try: return AutoModel.from_config(AutoConfig.for_model(**text), trust_remote_code=False), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as e: raise ValueError(f"the text encoder or tokenizer in {folder} is damaged ({type(e).__name__}: {e})") from e # the library raises many kinds
 
-# %% ../nbs/01_models.ipynb #00000051
+# %% ../nbs/01_models.ipynb #0000005b
 @patch(cls_method=True)
 def from_pretrained(cls:CLIPMini,
                     name:str|Path, # A folder that `save_pretrained` wrote, or a hub id
@@ -314,7 +347,7 @@ def from_pretrained(cls:CLIPMini,
     except (RuntimeError, SafetensorError, TypeError) as e: raise ValueError(f"{folder/'model.safetensors'} does not fit its config.json: {str(e).splitlines()[0]}") from e
     return model.eval()
 
-# %% ../nbs/01_models.ipynb #00000052
+# %% ../nbs/01_models.ipynb #0000005c
 def _fetch(name:str) -> Path:
     "The files of a model on the hub, and no others, in a local folder."
     try: return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors", "tokenizer*"]))

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from radiology_clip_mini import data, metrics, models, others, search, sources, train
+from radiology_clip_mini import cache, checkpoints, data, models, published, runs, search, sources, train
 from radiology_clip_mini.command import clear_errors
 from radiology_clip_mini.data import DataConfig, read_studies
 
@@ -233,14 +233,14 @@ def dicom():
 def test_damaged_pictures(form):
     "A picture decodes to the size asked for, or to the reason why not, and base64 of it the same."
     whole = dicom() if form == "DICOM" else encoded(form)
-    assert data._try_read(dict(bytes=whole), 32).shape == (32, 32)
+    assert cache._try_read(dict(bytes=whole), 32).shape == (32, 32)
     @fuzz(150)
     @given(damaged(whole))
     def check(content):
         SEEN[form] += 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = data._try_read(dict(bytes=sources.image_bytes(base64.b64encode(content).decode())), 32)
+            found = cache._try_read(dict(bytes=sources.image_bytes(base64.b64encode(content).decode())), 32)
         if isinstance(found, str): REFUSED[form] += 1; assert found.strip() and "\n" not in found
         else: assert found.shape == (32, 32) and found.dtype == np.uint8
     check()
@@ -250,7 +250,7 @@ def test_a_picture_that_claims_to_be_huge():
     "A few bytes that would decode to gigabytes are refused before they do."
     content = bytearray(encoded("PNG"))
     content[16:24] = (60_000).to_bytes(4, "big")*2
-    assert isinstance(data._try_read(dict(bytes=bytes(content)), 32), str)
+    assert isinstance(cache._try_read(dict(bytes=bytes(content)), 32), str)
 
 
 @fuzz(100)
@@ -282,28 +282,28 @@ def test_damaged_split_file(home, content):
 def parser():
     "The parser, made once: making it takes most of a call's time."
     with pytest.MonkeyPatch.context() as m:
-        made = train.make_parser()
+        made = runs.make_parser()
         m.setattr(train, "make_parser", lambda: made)
         yield
 
 
-DEMO = (train.CONFIGS/"demo.yaml").read_bytes()
-SETTINGS = [f"{part}.{f.name}" for part, kind in train.Config.__dataclass_fields__.items() if part != "seed" for f in kind.default_factory.__dataclass_fields__.values()]
+DEMO = (runs.CONFIGS/"demo.yaml").read_bytes()
+SETTINGS = [f"{part}.{f.name}" for part, kind in runs.Config.__dataclass_fields__.items() if part != "seed" for f in kind.default_factory.__dataclass_fields__.values()]
 
 def configured(*argv, named):
     "Parses, checks and writes settings."
     def call():
-        config = train.parse_config(list(argv))
-        train.check_config(config)
-        return train.to_yaml(config)
+        config = runs.parse_config(list(argv))
+        runs.check_config(config)
+        return runs.to_yaml(config)
     return survives("settings", call, *named)
 
 
 @fuzz(250)
-@given(content=damaged(DEMO) | anything.map(lambda x: json.dumps(x).encode()) | replanted(train.yaml.safe_load(DEMO)).map(lambda x: json.dumps(x).encode()))
+@given(content=damaged(DEMO) | anything.map(lambda x: json.dumps(x).encode()) | replanted(runs.yaml.safe_load(DEMO)).map(lambda x: json.dumps(x).encode()))
 def test_any_config_file(home, parser, content):
     (path := home/"config.yaml").write_bytes(content)
-    configured("--config", str(path), named=["config", *train.Config.__dataclass_fields__])
+    configured("--config", str(path), named=["config", *runs.Config.__dataclass_fields__])
 
 
 @fuzz(300)
@@ -348,7 +348,7 @@ def test_damaged_models(home, model_folder, name):
     def check(content):
         folder = damaged_copy(home, model_folder, name, content)
         survives("model", lambda: models.CLIPMini.from_pretrained(folder), folder)
-        if name == "config.json": survives("model", lambda: others.load_model(folder), folder)
+        if name == "config.json": survives("model", lambda: published.load_model(folder), folder)
     check()
 
 
@@ -359,10 +359,10 @@ def test_damaged_run(home, tree, text, content):
     folder.mkdir()
     (folder/"run.json").write_bytes(content if text else json.dumps(tree).encode())
     (folder/"splits.json").write_text("{}")
-    survives("run.json", lambda: metrics._data_settings(metrics._read_info(folder)[0], folder), folder)
+    survives("run.json", lambda: runs._data_settings(runs._read_info(folder)[0], folder), folder)
 
 
-RESUMED = dict(config=train.asdict(train.Config()), data=dict(fingerprint="0"*16))
+RESUMED = dict(config=runs.asdict(runs.Config()), data=dict(fingerprint="0"*16))
 
 @pytest.mark.skipif(not hasattr(train, "resume_config"), reason="this version does not resume runs")
 @fuzz(120)
@@ -371,7 +371,7 @@ def test_damaged_run_to_resume(home, parser, tree, text, content):
     folder = home/f"{next(NAMES)}"
     folder.mkdir()
     (folder/"run.json").write_bytes(content if text else json.dumps(tree).encode())
-    survives("resumed", lambda: train.check_config(train.resume_config(folder)), folder, "config", *train.Config.__dataclass_fields__)
+    survives("resumed", lambda: runs.check_config(runs.resume_config(folder)), folder, "config", *runs.Config.__dataclass_fields__)
 
 
 @pytest.mark.skipif(not hasattr(train, "load_checkpoint"), reason="this version does not resume runs")
@@ -382,11 +382,11 @@ def test_damaged_checkpoint(home, model_folder, cut, fill, tree, text):
     run = home/f"{next(NAMES)}"
     (run/"last").mkdir(parents=True)
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
-    path = run/train.CHECKPOINT
+    path = run/checkpoints.CHECKPOINT
     save_file(tensors, path, metadata=dict(info=json.dumps(tree) if text else json.dumps(dict(progress=dict(step=1), scaler=None))))
     if not text: path.write_bytes(path.read_bytes()[:int(cut * path.stat().st_size)] + fill)
     optimizer = torch.optim.SGD(model.parameters(), lr=.1)
-    survives("checkpoint", lambda: train.load_checkpoint(run, model, optimizer, train.make_accelerator(False)), run)
+    survives("checkpoint", lambda: checkpoints.load_checkpoint(run, model, optimizer, train.make_accelerator(False)), run)
 
 
 @fuzz(60)
@@ -405,15 +405,6 @@ def test_damaged_shards(home, cut, fill):
     path.write_bytes(content[:int(cut * len(content))] + fill)
     SEEN["shard"] += 1
     if search._read_shard(path, 9) is None: REFUSED["shard"] += 1
-
-
-@fuzz(60)
-@given(content=damaged(b"IxFI" + bytes(60)))
-def test_damaged_index(home, content):
-    pytest.importorskip("faiss")
-    corpus = Dataset.from_dict(dict(image_emb=np.eye(9, dtype=np.float32).tolist()), features=datasets.Features(image_emb=datasets.List(datasets.Value("float32"), length=9)))
-    (path := home/"some.faiss").write_bytes(content)
-    survives("index", lambda: search.load_index(corpus, "image_emb", path), path)
 
 
 # Code
@@ -439,7 +430,7 @@ def set_traps(folder, sprung):
 
 def loads(folder):
     "All ways in which this project opens a folder or file of a model."
-    return dict(saved=lambda: models.CLIPMini.from_pretrained(folder), other=lambda: others.load_model(folder), text=lambda: models.text_encoder(str(folder)),
+    return dict(saved=lambda: models.CLIPMini.from_pretrained(folder), other=lambda: published.load_model(folder), text=lambda: models.text_encoder(str(folder)),
                 **{name: lambda name=name: models.image_encoder("shufflenet_v2_x0_5", str(folder/name)) for name in ("weights.pth", "pytorch_model.bin")})
 
 

@@ -13,7 +13,7 @@ SMALL = ("--data.phantoms=40", "--data.image_size=32", "--train.epochs=6", "--tr
 
 
 def settings(results, *more):
-    from radiology_clip_mini.train import load_config
+    from radiology_clip_mini.runs import load_config
     return load_config("demo", *SMALL, f"--paths.results_dir={results}", f"--data.cache_dir={results}/cache", *more)
 
 
@@ -40,18 +40,20 @@ def die_in_step(module, n):
 
 def die_in_write(module, n):
     "Dies while it writes its n-th checkpoint: the file is there by half."
-    real, count = module.save_file, iter(range(10**6))
+    from radiology_clip_mini import checkpoints
+    real, count = checkpoints.save_file, iter(range(10**6))
     def save_file(tensors, path, metadata):
         real(tensors, path, metadata)
         if next(count) == n: os.truncate(path, path.stat().st_size // 2), die()
-    module.save_file = save_file
+    checkpoints.save_file = save_file
 
 
 def die_in_move(module, n):
     "Dies between writing its n-th checkpoint and moving it to its place."
+    from radiology_clip_mini.checkpoints import CHECKPOINT
     real, count = os.replace, iter(range(10**6))
     def replace(a, b):
-        if str(b).endswith(module.CHECKPOINT) and next(count) == n: die()
+        if str(b).endswith(CHECKPOINT) and next(count) == n: die()
         real(a, b)
     os.replace = replace
 
