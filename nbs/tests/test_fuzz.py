@@ -283,7 +283,7 @@ def parser():
     "The parser, made once: making it takes most of a call's time."
     with pytest.MonkeyPatch.context() as m:
         made = runs.make_parser()
-        m.setattr(train, "make_parser", lambda: made)
+        m.setattr(runs, "make_parser", lambda: made)
         yield
 
 
@@ -393,7 +393,7 @@ def test_damaged_checkpoint(home, model_folder, cut, fill, tree, text):
 @given(content=damaged(b"results/20260101-000000/best\n"))
 def test_damaged_latest(home, content):
     (home/"latest.txt").write_bytes(content)
-    survives("latest.txt", lambda: metrics.find_ckpt(results_dir=home), "latest", "model folder")
+    survives("latest.txt", lambda: runs.find_ckpt(results_dir=home), "latest", "model folder")
 
 
 @fuzz(60)
