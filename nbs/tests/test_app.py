@@ -169,7 +169,9 @@ def lab(tmp_path_factory):
     notebook = json.loads((Path(__file__).parents[1]/"05_gradcam.ipynb").read_text(encoding="utf-8"))
     imports = [cell for cell in notebook["cells"] if re.match(r"(#\| export\n)?(import|from) ", "".join(cell["source"]))]
     last = next(i for i, cell in enumerate(notebook["cells"]) if "## The demo, seen" in "".join(cell["source"]))
-    notebook["cells"] = imports[:2] + [cell for cell in notebook["cells"][last:] if "nbdev_export" not in "".join(cell["source"])]
+    own = dict(cell_type="code", id="own", metadata={}, execution_count=None, outputs=[],
+               source="from radiology_clip_mini.gradcam import *\nfrom radiology_clip_mini.gradcam import _pick_study")
+    notebook["cells"] = [*imports[:2], own] + [cell for cell in notebook["cells"][last:] if "nbdev_export" not in "".join(cell["source"])]
     (folder/"nbs/05_gradcam.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     train(folder, "--data.phantoms=120", "--data.views=any")
     settings = folder/"settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
