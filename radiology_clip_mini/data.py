@@ -42,7 +42,7 @@ class DataConfig:
     cache_dir: str | None = None # Where hub files and decoded images are kept; null for the user's cache folder
     phantoms: int = 1000 # How many studies to draw where the source is "phantom"
     max_patients: int | None = None # Keep only this many patients, the first of the source
-    views: Literal["frontal", "lateral", "any", "both"] = "any" # Views to learn from; "any": the frontal, else the lateral
+    views: Literal["frontal", "lateral", "any", "both"] = "any" # Views to learn from; any: frontal, else lateral
     image_size: int = 224 # Side of the square images, in pixels
     num_workers: int = 0 # Threads that decode images; 0 for one a core
     split: Literal["patient", "text", "r2gen"] = "patient" # Keep patients apart; or equal texts too; or R2Gen's split
@@ -99,13 +99,13 @@ def _first_patients(studies:Dataset, n:int|None) -> Dataset:
 
 # %% ../nbs/00_data.ipynb #0000000f
 def read_studies(cfg:DataConfig, # Source, split_spec, cache_dir, max_patients and phantoms are used
-                 seed:int=42, # Of the phantoms
-                ) -> tuple[Dataset, dict[str, str]]:
-    "The usable studies as `STUDY_FEATURES`, and what was skipped: {study or image: reason}; ValueError if none is usable."
+                 seed:int=42) -> tuple[Dataset, dict[str, str]]: # `seed` of the phantoms
+    "The usable studies as `STUDY_FEATURES`; what was skipped, {study or image: reason}. ValueError if none is usable."
     skipped = {}
     usable = _drop_unusable(_read_source(cfg, seed, skipped), skipped)
     studies = _first_patients(usable, cfg.max_patients)
-    if not len(studies): raise ValueError(f"{cfg.source} holds no usable study. Skipped: {skip_summary(skipped)}")
+    if not len(studies):
+        raise ValueError(f"{cfg.source} holds no usable study. Skipped: {skip_summary(skipped)}")
     return studies, skipped
 
 # %% ../nbs/00_data.ipynb #00000010
@@ -141,16 +141,15 @@ def _held_out(fraction:float, n:int, most:int|None) -> int:
 def split_patients(studies:Dataset, # Needs only the column patient_id
                    val_fraction:float=0.1, test_fraction:float=0.1, # Shares of patients
                    seed:int=42, # The same seed and patients give the same split
-                   max_held_out:int|None=None, # Patients in validation, and in the test, at most
-                  ) -> dict[str, list[str]]: # {"train": ids, "val": ids, "test": ids}
-    "Patient ids, shuffled and cut into three disjoint parts. Raises ValueError for fewer than 3 patients."
+                   max_held_out:int|None=None) -> dict[str, list[str]]: # At most so many in validation, and in the test
+    "Patient ids, shuffled and cut into train, val and test, all disjoint. Raises ValueError for fewer than 3 patients."
     patients = sorted(set(studies["patient_id"]))
     n_val = _held_out(val_fraction, len(patients), max_held_out)
     n_test = _held_out(test_fraction, len(patients), max_held_out)
     n_train = len(patients) - n_val - n_test
     if val_fraction <= 0 or test_fraction <= 0 or n_train <= 0:
         raise ValueError(f"{len(patients)} patients cannot be split with val_fraction {val_fraction} and test_fraction "
-                         f"{test_fraction}: each of train, val and test needs at least one patient, so at least 3 in all")
+                         f"{test_fraction}: each of train, val and test needs a patient, so at least 3 in all")
     order = np.random.default_rng(seed).permutation(patients).tolist()
     parts = order[:n_train], order[n_train:n_train + n_val], order[n_train + n_val:]
     return {name: sorted(part) for name, part in zip(SPLITS, parts)}
@@ -189,7 +188,7 @@ def _text_groups(studies:Dataset) -> tuple[dict, set]: # Group to its patients; 
 def split_texts(studies:Dataset, # Needs patient_id, text and labels
                 val_fraction:float=0.1, test_fraction:float=0.1, # Shares of patients
                 seed:int=42, max_held_out:int|None=None) -> dict[str, list[str]]:
-    "As `split_patients`, with equal texts in one part and the same share of abnormal studies; ValueError if impossible."
+    "As `split_patients`, with equal texts in one part and as many abnormal studies in each; ValueError if impossible."
     members, abnormal = _text_groups(studies)
     n_patients = sum(map(len, members.values()))
     most = 1 if max_held_out is None else max_held_out / n_patients
@@ -224,7 +223,7 @@ def check_splits(splits:dict, # {"train": ids, "val": ids, "test": ids}
                  name:str="the split") -> dict: # The same splits
     "`splits` unchanged if it holds each patient of `studies` exactly once, and no other; else raises ValueError."
     if not _has_form(splits):
-        raise ValueError(f"{name} must map train, val and test to lists of patient ids, none of them empty, each a string")
+        raise ValueError(f"{name} must map train, val and test to lists of patient ids, none empty, each id a string")
     count = Counter(chain.from_iterable(splits.values()))
     twice = [p for p, n in count.items() if n > 1]
     if twice: raise ValueError(f"{name} holds {len(twice)} patients twice: {_some(twice)}")
@@ -245,7 +244,7 @@ def load_splits(studies:Dataset, path:str|Path) -> dict[str, list[str]]:
 
 # %% ../nbs/00_data.ipynb #00000037
 def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[str]]:
-    "The splits in `cfg.split_file` if it is there; else new ones as `cfg.split` says, kept in that file if one is named."
+    "The splits in `cfg.split_file` if it is there; else new ones as `cfg.split` says, kept in the file if it is named."
     if cfg.split_file and Path(cfg.split_file).exists(): return load_splits(studies, cfg.split_file)
     if cfg.split == "r2gen": splits = _r2gen_patients(studies, cfg)
     else:
@@ -355,16 +354,17 @@ def gather_data(studies:Dataset, # n usable studies
     studies = studies.select(at)
     data = StudyData(studies, images, at, shown[at], text_ids(studies["text"][:]).numpy(), splits, skipped)
     empty = [s for s in SPLITS if not len(data.rows(s))]
-    if empty: raise ValueError(f"no readable study is left in {', '.join(empty)}. Skipped: {skip_summary(skipped)}")
+    if empty:
+        raise ValueError(f"no readable study is left in {', '.join(empty)}. Skipped: {skip_summary(skipped)}")
     return data
 
 # %% ../nbs/00_data.ipynb #00000049
 def prepare_data(cfg:DataConfig, # All of it
                  seed:int=42, # Of the split and of the phantoms
-                 splits:dict|None=None, # A run's own split; None to take or make the split file
-                ) -> StudyData:
+                 splits:dict|None=None) -> StudyData: # A run's own splits; None to take or make the split file
     "Reads, splits and decodes a source. Raises ValueError where a split has no readable study."
-    if cfg.image_size < 32: raise ValueError(f"image_size is {cfg.image_size}; expected at least 32 pixels")
+    if cfg.image_size < 32:
+        raise ValueError(f"image_size is {cfg.image_size}; expected at least 32 pixels")
     studies, skipped = read_studies(cfg, seed)
     if cfg.split == "r2gen": studies = _only_r2gen(studies, cfg, skipped)
     if splits: check_splits(splits, studies, "the run's split")
@@ -401,8 +401,7 @@ def leak_report(data:StudyData) -> dict: # {"train-test": {"patients", "texts", 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-def normalise(pixels:np.ndarray|torch.Tensor, # (…, h, w) uint8
-             ) -> torch.Tensor: # (…, 3, h, w) float32
+def normalise(pixels:np.ndarray|torch.Tensor) -> torch.Tensor: # (…, h, w) uint8 to (…, 3, h, w) float32
     "Grey bytes as three float channels with ImageNet's mean and standard deviation taken out."
     x = torch.as_tensor(pixels).unsqueeze(-3).float()
     mean = torch.tensor(IMAGENET_MEAN, device=x.device)[:, None, None]
@@ -462,8 +461,7 @@ class SentenceTable:
 # %% ../nbs/00_data.ipynb #0000006c
 def epoch_batches(n:int, # Studies
                   batch_size:int, # At most; all batches are of nearly the same size
-                  seed:int, epoch:int, # Name the order
-                 ) -> list[np.ndarray]: # Positions 0 … n-1, each exactly once
+                  seed:int, epoch:int) -> list[np.ndarray]: # Positions 0 … n-1, each exactly once
     "One epoch's batches."
     rng = np.random.default_rng([seed, epoch])
     parts = np.array_split(rng.permutation(n), -(-n // batch_size))
@@ -484,8 +482,7 @@ class Batch(NamedTuple):
 def batches(data:StudyData, # Studies and images
             rows:np.ndarray, # Row numbers
             tokens:TokenTable, # Of the texts of `rows`, in their order: `CLIPMini.token_table`
-            parts:list[np.ndarray], # Positions in `rows`, a part for each batch: `epoch_batches`
-           ) -> Iterator[Batch]:
+            parts:list[np.ndarray]) -> Iterator[Batch]: # Positions in `rows` for each: `epoch_batches`
     "A batch of images and tokens for each part."
     for part in parts:
         at = rows[part]
