@@ -155,8 +155,7 @@ def _iu_study(r, frontal=None, lateral=None) -> dict:
     return _study(r["uid"], r["uid"], pick_text(r), mesh_labels(r["MeSH"]), frontal, lateral)
 
 def read_kaggle(folder:str|Path, # Holds indiana_reports.csv, indiana_projections.csv and images in any folder below
-                skipped:dict, # Receives what is left out, and why
-               ) -> Dataset:
+                skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of Kaggle's IU X-Ray as `STUDY_FEATURES`; those without images too."
     reports = _read_csv(Path(folder)/"indiana_reports.csv", ("uid", "MeSH", "findings", "impression"))
     projections = _read_csv(Path(folder)/"indiana_projections.csv", ("uid", "filename", "projection"))
@@ -241,8 +240,7 @@ def _own_view(path:Path|None) -> str:
     return dicom_view(path) if path and path.suffix.lower() == ".dcm" else ""
 
 def read_openi(folder:str|Path, # Holds *.xml or NLMCXR_reports.tgz, and images (PNG, JPEG or DICOM) in any folder
-               skipped:dict, # Receives what is left out, and why
-              ) -> Dataset:
+               skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of Open-i's originals as `STUDY_FEATURES`; those without images too."
     files, header, rows = _image_files(folder), _header_views(Path(folder)), []
     for name, xml in _xml_files(Path(folder)):
@@ -273,8 +271,7 @@ def _r2gen_uid(entry:dict) -> str: return re.sub(r"^CXR(\d+)_.*", r"\1", entry["
 def _if_there(path:Path) -> Path|None: return path if path.is_file() else None
 
 def read_r2gen(folder:str|Path, # Holds annotation.json and images/CXR<uid>_IM-<number>/0.png
-               skipped:dict, # Receives what is left out, and why
-              ) -> Dataset:
+               skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of R2Gen's copy as `STUDY_FEATURES`; those without images too."
     folder, rows = Path(folder), []
     for entry in chain.from_iterable(_annotation(folder/"annotation.json").values()):
@@ -429,8 +426,7 @@ def _read_metadata(folder:Path) -> pd.DataFrame:
 
 # %% ../nbs/extras/sources.ipynb #00000067
 def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names
-                skipped:dict, # Receives what is left out, and why
-               ) -> Dataset:
+                skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of an imagefolder as `STUDY_FEATURES`; images of one `study_id` are grouped by view."
     folder, rows = Path(folder), []
     for study_id, group in _read_metadata(folder).groupby("study_id", sort=False):
