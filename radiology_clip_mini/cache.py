@@ -21,22 +21,25 @@ from .command import progress, write_atomic
 # %% ../nbs/extras/cache.ipynb #0000000b
 def _to_8bit(im:PILImage.Image) -> PILImage.Image:
     "A grey 8-bit image; 16-bit values are divided by 257."
-    if im.mode.startswith("I"): im = PILImage.fromarray((np.asarray(im).clip(0, 65535) // 257).astype(np.uint8))
-    return im.convert("L")
+    if not im.mode.startswith("I"): return im.convert("L")
+    return PILImage.fromarray(np.uint8(np.asarray(im).clip(0, 65535) // 257))
 
 # %% ../nbs/extras/cache.ipynb #0000000d
 def _dicom_image(file) -> PILImage.Image: # 8-bit grey, bone white
-    "A DICOM radiograph as it is meant to be seen. Raises ValueError where it is no single grey image or pydicom is missing."
+    "A DICOM radiograph as it is meant to be seen. Raises ValueError where it is no grey image or pydicom is missing."
     try: import pydicom # only those who hold DICOM files need it
-    except ImportError as e: raise ValueError("DICOM needs pip install 'radiology-clip-mini[dicom]'") from e
+    except ImportError as e:
+        raise ValueError("DICOM needs pip install 'radiology-clip-mini[dicom]'") from e
     try:
         head = pydicom.dcmread(file)
         values = pydicom.pixels.apply_modality_lut(head.pixel_array, head)
         values = pydicom.pixels.apply_voi_lut(values, head).astype(np.float32)
-    except Exception as e: raise ValueError(f"damaged DICOM or a compression without its decoder ({type(e).__name__})") from e # pydicom raises many kinds
+    except Exception as e: # pydicom raises many kinds
+        raise ValueError(f"damaged DICOM or a compression without its decoder ({type(e).__name__})") from e
     if values.ndim != 2: raise ValueError(f"a DICOM of shape {values.shape}, not one grey image")
     values = (values - values.min()) / max(float(np.ptp(values)), 1e-6)
-    return PILImage.fromarray(np.round(255 * (1 - values if head.PhotometricInterpretation == "MONOCHROME1" else values)).astype(np.uint8))
+    if head.PhotometricInterpretation == "MONOCHROME1": values = 1 - values
+    return PILImage.fromarray(np.round(255 * values).astype(np.uint8))
 
 # %% ../nbs/extras/cache.ipynb #0000000e
 def _open_image(file) -> PILImage.Image:
@@ -51,21 +54,23 @@ def _open_image(file) -> PILImage.Image:
 
 # %% ../nbs/extras/cache.ipynb #0000000f
 def read_grey(image, # {"bytes": …} or {"path": …}, or a path
-              image_size:int, # Side of the square, in pixels
-             ) -> np.ndarray: # (image_size, image_size) uint8
-    "The image in grey, resized by its shorter side and cropped to the middle square. Raises what PIL raises for a broken file."
-    if isinstance(image, dict): image = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
-    return np.asarray(ImageOps.fit(_open_image(image), (image_size, image_size), PILImage.Resampling.BILINEAR))
+              image_size:int) -> np.ndarray: # (image_size, image_size) uint8
+    "The middle square of an image in grey, resized by its shorter side. Raises what PIL raises for a broken file."
+    if isinstance(image, dict):
+        image = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
+    square = ImageOps.fit(_open_image(image), (image_size, image_size), PILImage.Resampling.BILINEAR)
+    return np.asarray(square)
 
 # %% ../nbs/extras/cache.ipynb #0000001e
 VIEWS = ("frontal", "lateral")
 
 class ImageCache:
     "Decoded images of n studies, complete and read-only."
-    def __init__(self, folder:Path # Made by `build_cache`
-                ):
-        self.folder, self.hashes = folder, np.load(folder/"hashes.npy")
-        self.reasons = {tuple(key): reason for *key, reason in json.loads((folder/"reasons.json").read_text(encoding="utf-8"))}
+    def __init__(self, folder:Path): # Made by `build_cache`
+        self.folder = folder
+        self.hashes = np.load(folder/"hashes.npy")
+        reasons = json.loads((folder/"reasons.json").read_text(encoding="utf-8"))
+        self.reasons = {(row, view): reason for row, view, reason in reasons}
 
     def read(self, rows:np.ndarray, # (b, …) study numbers
              views:np.ndarray, # (b, …) 0 frontal, 1 lateral, -1 none
@@ -88,7 +93,9 @@ def cache_key(raw:Dataset, # Views undecoded
               image_size:int) -> str:
     "32 hexadecimal digits: other images or another size give others."
     parts = [f"1 {image_size}"] # raise the 1 when `read_grey` gives other pixels
-    for part in raw.select_columns(list(VIEWS)).iter(256): parts += ["|".join(map(_identity, pair)) for pair in zip(*(part[v] for v in VIEWS))]
+    for batch in raw.select_columns(list(VIEWS)).iter(256):
+        for frontal, lateral in zip(batch["frontal"], batch["lateral"]):
+            parts.append(f"{_identity(frontal)}|{_identity(lateral)}")
     return xxh3_128_hexdigest("\n".join(parts).encode())
 
 # %% ../nbs/extras/cache.ipynb #00000022
@@ -107,27 +114,41 @@ def _try_read(cell, image_size:int) -> np.ndarray|str: # The pixels, or why ther
     except Exception as e: return type(e).__name__ # whatever a broken file makes a decoder raise
 
 # %% ../nbs/extras/cache.ipynb #00000024
-def _fill_rows(raw:Dataset, rows:np.ndarray, pool, pixels, hashes) -> list: # (row, view, reason) of images that cannot be read
-    "Decodes the images of some studies into their places."
-    part, failed = raw[rows], []
-    jobs = [(int(row), v, part[view][k]) for k, row in enumerate(rows) for v, view in enumerate(VIEWS) if part[view][k] is not None]
-    for (row, v, _), found in zip(jobs, pool.map(lambda job: _try_read(job[2], pixels.shape[-1]), jobs)):
-        if isinstance(found, str): failed.append((row, v, found))
-        else: pixels[row, v], hashes[row, v] = found, xxh64_intdigest(np.ascontiguousarray(found)) or 1
+def _fill_rows(raw:Dataset, rows:np.ndarray, pool, pixels, hashes) -> list:
+    "Decodes the images of some studies into their places; returns (row, view, reason) of those that cannot be read."
+    part = raw[rows]
+    jobs = []
+    for k, row in enumerate(rows):
+        for v, view in enumerate(VIEWS):
+            if part[view][k] is not None: jobs.append((int(row), v, part[view][k]))
+    def read(job): return _try_read(job[2], pixels.shape[-1])
+    failed = []
+    for (row, v, _), found in zip(jobs, pool.map(read, jobs)):
+        if isinstance(found, str):
+            failed.append((row, v, found))
+        else:
+            pixels[row, v] = found
+            hashes[row, v] = xxh64_intdigest(np.ascontiguousarray(found)) or 1
     return failed
 
 # %% ../nbs/extras/cache.ipynb #00000025
 def _fill_cache(folder:Path, raw:Dataset, image_size:int, workers:int) -> None:
     "Decodes all images into `folder`, or what is left of them."
-    n, failed = len(raw), []
-    pixels, hashes, done = (_open_part(folder/f"{name}.part.npy", shape, dtype) for name, shape, dtype in
-                            (("pixels", (n, 2, image_size, image_size), np.uint8), ("hashes", (n, 2), np.uint64), ("done", (n,), bool)))
+    n = len(raw)
+    pixels = _open_part(folder/"pixels.part.npy", (n, 2, image_size, image_size), np.uint8)
+    hashes = _open_part(folder/"hashes.part.npy", (n, 2), np.uint64)
+    done = _open_part(folder/"done.part.npy", (n,), bool)
     todo = np.flatnonzero(~done)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, progress(name="decoding", total=n, initial=n - len(todo), unit="study") as bar:
+    failed = []
+    bar = progress(name="decoding", total=n, initial=n - len(todo), unit="study")
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar:
         for rows in np.array_split(todo, -(-len(todo) // 64) or 1):
-            failed += (wrong := _fill_rows(raw, rows, pool, pixels, hashes))
-            pixels.flush(), hashes.flush()
-            done[np.setdiff1d(rows, [row for row, *_ in wrong])] = True # broken ones are tried again, so that their reasons are known
+            wrong = _fill_rows(raw, rows, pool, pixels, hashes)
+            failed += wrong
+            pixels.flush()
+            hashes.flush()
+            broken = [row for row, _, _ in wrong] # tried again by the next build, so that their reasons are known
+            done[np.setdiff1d(rows, broken)] = True
             bar.update(len(rows))
     write_atomic(folder/"reasons.json", json.dumps(failed))
     del pixels, hashes, done
@@ -138,7 +159,9 @@ def _fill_cache(folder:Path, raw:Dataset, image_size:int, workers:int) -> None:
 def _check_space(folder:Path, size:int) -> None:
     "Raises OSError where `size` bytes do not fit on the disk of `folder`."
     free = shutil.disk_usage(folder).free
-    if free < size: raise OSError(f"decoded images take {size/1e6:,.0f} MB and {folder} has {free/1e6:,.0f} MB left. Give another --data.cache_dir, or a smaller image_size")
+    if free < size:
+        raise OSError(f"decoded images take {size/1e6:,.0f} MB and {folder} has {free/1e6:,.0f} MB left. "
+                      "Give another --data.cache_dir, or a smaller image_size")
 
 # %% ../nbs/extras/cache.ipynb #00000027
 def cache_root(cache_dir:str|None) -> Path:
@@ -149,8 +172,7 @@ def cache_root(cache_dir:str|None) -> Path:
 def build_cache(studies:Dataset, # n rows of `STUDY_FEATURES`
                 image_size:int, # Side of the square, in pixels
                 cache_dir:str|None=None, # Where caches are kept; None for the user's cache folder
-                workers:int=0, # Threads that decode; 0 for one a core
-               ) -> ImageCache:
+                workers:int=0) -> ImageCache: # 0 threads: one a core
     "The decoded images of `studies`, from the disk if they are there. Raises OSError where they do not fit on it."
     raw = studies.cast_column("frontal", Image(decode=False)).cast_column("lateral", Image(decode=False))
     folder = cache_root(cache_dir)/cache_key(raw, image_size)

@@ -12,14 +12,17 @@ __all__ = ['SPLITS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'DataConfig', 'source_path
 import hashlib, json, os, re
 from collections import Counter
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Callable, Iterator, Literal, NamedTuple
 
 from datasets import Dataset
 from fastcore.basics import patch
 import numpy as np
+import pandas as pd
 import pyarrow.compute as pc
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 import torch
 from torchvision.transforms import v2
 
@@ -39,10 +42,10 @@ class DataConfig:
     cache_dir: str | None = None # Where hub files and decoded images are kept; null for the user's cache folder
     phantoms: int = 1000 # How many studies to draw where the source is "phantom"
     max_patients: int | None = None # Keep only this many patients, the first of the source
-    views: Literal["frontal", "lateral", "any", "both"] = "any" # Which views to learn from; "any" takes the frontal, else the lateral
+    views: Literal["frontal", "lateral", "any", "both"] = "any" # Views to learn from; any: frontal, else lateral
     image_size: int = 224 # Side of the square images, in pixels
     num_workers: int = 0 # Threads that decode images; 0 for one a core
-    split: Literal["patient", "text", "r2gen"] = "patient" # Keep patients apart; or also equal texts; or R2Gen's own split
+    split: Literal["patient", "text", "r2gen"] = "patient" # Keep patients apart; or equal texts too; or R2Gen's split
     split_file: str | None = None # JSON of patients: made once, then reused; null to split anew
     val_fraction: float = 0.1 # Share of patients for validation
     test_fraction: float = 0.1 # Share of patients for the test
@@ -51,18 +54,21 @@ class DataConfig:
 # %% ../nbs/00_data.ipynb #0000000a
 def source_path(source:str) -> Path:
     "Where a local source lies, whether or not it is there."
-    return Path(os.path.expanduser("/kaggle/input" if source == "kaggle" else source)) # an unknown user's ~ stays as it is
+    path = "/kaggle/input" if source == "kaggle" else source
+    return Path(os.path.expanduser(path)) # an unknown user's ~ stays as it is
 
 def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
     "All studies of the source that `cfg` names."
     if cfg.source == "phantom":
         views = ("frontal",) if cfg.views == "frontal" else ("frontal", "lateral")
         return kept_phantoms(cache_root(cfg.cache_dir)/"phantoms", cfg.phantoms, seed, cfg.image_size, views)
-    path, table = source_path(cfg.source), (cfg.columns, cfg.split_spec, cfg.cache_dir)
+    path = source_path(cfg.source)
+    table = (cfg.columns, cfg.split_spec, cfg.cache_dir)
     if path.exists(): return read_path(path, cfg.form, skipped, *table)
     if cfg.source == "hub": return read_table(HUB_ID, *table)
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", cfg.source): return read_table(cfg.source, *table)
-    raise FileNotFoundError(f"no data at {path}. Give --data.source as hub, kaggle, phantom, a dataset id (owner/name) or an existing path")
+    raise FileNotFoundError(f"no data at {path}. Give --data.source as hub, kaggle, phantom, "
+                            "a dataset id (owner/name) or an existing path")
 
 # %% ../nbs/00_data.ipynb #0000000c
 def _has(studies:Dataset, view:str) -> np.ndarray: # (n,) bool
@@ -71,54 +77,54 @@ def _has(studies:Dataset, view:str) -> np.ndarray: # (n,) bool
     return np.concatenate([pc.is_valid(part[view]).to_numpy(zero_copy_only=False) for part in parts])
 
 # %% ../nbs/00_data.ipynb #0000000d
-def _drop_unusable(studies:Dataset, # As a source gives them
-                   skipped:dict, # Receives study ids and reasons
-                  ) -> Dataset:
-    "The studies that have text, at least one image and an id of their own."
-    ids, seen = studies["study_id"][:], {}
+def _drop_unusable(studies:Dataset, skipped:dict) -> Dataset:
+    "The studies that have text, at least one image and an id of their own; the others are added to `skipped`."
+    ids = studies["study_id"][:]
+    again = pd.Index(ids).duplicated()
     no_text = np.array([not t.strip() for t in studies["text"]])
     no_image = ~(_has(studies, "frontal") | _has(studies, "lateral"))
-    again = np.array([seen.setdefault(s, i) != i for i, s in enumerate(ids)])
-    skipped.update({ids[i]: "no image" if no_image[i] else "no text" for i in np.flatnonzero((no_text | no_image) & ~again)})
-    skipped.update({f"{ids[i]} (row {i})": "a study id that was there before" for i in np.flatnonzero(again)})
-    return studies.select(np.flatnonzero(~no_text & ~no_image & ~again))
+    for i in np.flatnonzero((no_text | no_image) & ~again):
+        skipped[ids[i]] = "no image" if no_image[i] else "no text"
+    for i in np.flatnonzero(again):
+        skipped[f"{ids[i]} (row {i})"] = "a study id that was there before"
+    return studies.select(np.flatnonzero(~(no_text | no_image | again)))
 
 # %% ../nbs/00_data.ipynb #0000000e
 def _first_patients(studies:Dataset, n:int|None) -> Dataset:
     "Only the studies of the first `n` patients; all of them where `n` is None."
     if n is None: return studies
-    kept = set(list(dict.fromkeys(studies["patient_id"]))[:n])
-    return studies.select([i for i, p in enumerate(studies["patient_id"]) if p in kept])
+    patients = studies["patient_id"][:]
+    kept = set(list(dict.fromkeys(patients))[:n])
+    return studies.select([i for i, p in enumerate(patients) if p in kept])
 
 # %% ../nbs/00_data.ipynb #0000000f
 def read_studies(cfg:DataConfig, # Source, split_spec, cache_dir, max_patients and phantoms are used
-                 seed:int=42, # Of the phantoms
-                ) -> tuple[Dataset, dict[str, str]]:
-    "The usable studies of a source as `STUDY_FEATURES`, and what was skipped: {study or image: reason}. Raises ValueError if none is usable."
+                 seed:int=42) -> tuple[Dataset, dict[str, str]]: # `seed` of the phantoms
+    "The usable studies as `STUDY_FEATURES`; what was skipped, {study or image: reason}. ValueError if none is usable."
     skipped = {}
-    studies = _first_patients(_drop_unusable(_read_source(cfg, seed, skipped), skipped), cfg.max_patients)
-    if not len(studies): raise ValueError(f"{cfg.source} holds no usable study. Skipped: {skip_summary(skipped)}")
+    usable = _drop_unusable(_read_source(cfg, seed, skipped), skipped)
+    studies = _first_patients(usable, cfg.max_patients)
+    if not len(studies):
+        raise ValueError(f"{cfg.source} holds no usable study. Skipped: {skip_summary(skipped)}")
     return studies, skipped
 
 # %% ../nbs/00_data.ipynb #00000010
-def skip_summary(skipped:dict, # {study or image: reason}
-                ) -> str:
+def skip_summary(skipped:dict) -> str: # Of {study or image: reason}
     "How many were skipped for each reason, in one line."
-    return ", ".join(f"{n:,} × {reason}" for reason, n in Counter(skipped.values()).most_common()) or "nothing"
+    counts = Counter(skipped.values()).most_common()
+    return ", ".join(f"{n:,} × {reason}" for reason, n in counts) or "nothing"
 
 # %% ../nbs/00_data.ipynb #00000011
 def load_studies(source:str="hub", # As `DataConfig.source`
                  seed:int=42, # Of the phantoms
-                 **settings, # Other settings of `DataConfig`
-                ) -> Dataset:
+                 **settings) -> Dataset: # With other settings of `DataConfig`
     "The usable studies of a source as `STUDY_FEATURES`; prints what was skipped."
     studies, skipped = read_studies(DataConfig(source=source, **settings), seed)
     print(f"{len(studies):,} studies of {len(set(studies['patient_id'])):,} patients; skipped: {skip_summary(skipped)}")
     return studies
 
 # %% ../nbs/00_data.ipynb #0000001e
-def text_ids(texts:list[str], # n reports
-            ) -> torch.Tensor: # (n,) int64
+def text_ids(texts:list[str]) -> torch.Tensor: # (n,) int64
     "A number for each text, the same for texts that agree in letters and digits."
     plain = [re.sub(r"[^a-z0-9]+", " ", t.lower()).strip() for t in texts]
     numbers = {t: i for i, t in enumerate(dict.fromkeys(plain))}
@@ -133,87 +139,104 @@ def _held_out(fraction:float, n:int, most:int|None) -> int:
     return share if most is None else min(share, most)
 
 def split_patients(studies:Dataset, # Needs only the column patient_id
-                   val_fraction:float=0.1, # Share of patients for validation
-                   test_fraction:float=0.1, # Share of patients for the test
+                   val_fraction:float=0.1, test_fraction:float=0.1, # Shares of patients
                    seed:int=42, # The same seed and patients give the same split
-                   max_held_out:int|None=None, # Patients in validation, and in the test, at most
-                  ) -> dict[str, list[str]]: # {"train": ids, "val": ids, "test": ids}
-    "Patient ids, shuffled and cut into three disjoint parts, none of them empty. Raises ValueError for fewer than 3 patients."
+                   max_held_out:int|None=None) -> dict[str, list[str]]: # At most so many in validation, and in the test
+    "Patient ids, shuffled and cut into train, val and test, all disjoint. Raises ValueError for fewer than 3 patients."
     patients = sorted(set(studies["patient_id"]))
-    n_val, n_test = (_held_out(f, len(patients), max_held_out) for f in (val_fraction, test_fraction))
-    if not (0 < val_fraction and 0 < test_fraction and n_val + n_test < len(patients)):
-        raise ValueError(f"{len(patients)} patients cannot be split with val_fraction {val_fraction} and test_fraction {test_fraction}: "
-                         "each of train, val and test needs at least one patient, so at least 3 in all")
+    n_val = _held_out(val_fraction, len(patients), max_held_out)
+    n_test = _held_out(test_fraction, len(patients), max_held_out)
+    n_train = len(patients) - n_val - n_test
+    if val_fraction <= 0 or test_fraction <= 0 or n_train <= 0:
+        raise ValueError(f"{len(patients)} patients cannot be split with val_fraction {val_fraction} and test_fraction "
+                         f"{test_fraction}: each of train, val and test needs a patient, so at least 3 in all")
     order = np.random.default_rng(seed).permutation(patients).tolist()
-    cuts = np.split(np.array(order, dtype=object), [len(order)-n_val-n_test, len(order)-n_test])
-    return {name: sorted(part) for name, part in zip(SPLITS, cuts)}
+    parts = order[:n_train], order[n_train:n_train + n_val], order[n_train + n_val:]
+    return {name: sorted(part) for name, part in zip(SPLITS, parts)}
 
 # %% ../nbs/00_data.ipynb #0000002c
 def link_patients(patients, texts # The patient and the text number of each study
-                 ) -> dict: # Patient to the name of its group
+                 ) -> dict: # Patient to the name of its group, which is its last patient
     "Groups of patients who share a text, directly or through others."
-    parent = {}
-    def root(x):
-        while parent.setdefault(x, x) != x: parent[x] = x = parent[parent[x]]
-        return x
-    for p, t in zip(patients, texts): parent[root(("text", t))] = root(("patient", p))
-    return {p: root(("patient", p)) for p in patients}
+    names, patient = np.unique(list(patients), return_inverse=True)
+    text = np.unique(texts, return_inverse=True)[1] + len(names) # nodes: first the patients, then the texts
+    links = coo_array((np.ones(len(text)), (patient, text)), shape=(text.max() + 1, text.max() + 1))
+    group = connected_components(links, directed=False)[1][patient]
+    name = dict(zip(group, patients)) # the last patient of a group stays
+    return {p: name[g] for p, g in zip(patients, group)}
 
 # %% ../nbs/00_data.ipynb #0000002e
 def _deal(groups:list[list[str]], wanted:list[int]) -> list[list[str]]: # A part for each number, and the rest
     "Fills parts with whole groups, in order, up to the wanted numbers of patients."
-    parts = [[] for _ in wanted]
-    rest = []
+    parts, rest = [[] for _ in wanted], []
     for group in groups:
         part = next((p for p, n in zip(parts, wanted) if len(p) + len(group) <= n), rest)
         part += group
     return [*parts, rest]
 
+# %% ../nbs/00_data.ipynb #f156a72f
+def _text_groups(studies:Dataset) -> tuple[dict, set]: # Group to its patients; the abnormal groups
+    "Groups of patients who share texts."
+    patients = studies["patient_id"][:]
+    group_of = link_patients(patients, text_ids(studies["text"][:]).tolist())
+    members, abnormal = {}, Counter()
+    for p, g in group_of.items(): members.setdefault(g, []).append(p)
+    for p, labels in zip(patients, studies["labels"]): abnormal[group_of[p]] += 1 if labels else -1
+    return members, {g for g, excess in abnormal.items() if excess > 0}
+
 # %% ../nbs/00_data.ipynb #0000002f
 def split_texts(studies:Dataset, # Needs patient_id, text and labels
                 val_fraction:float=0.1, test_fraction:float=0.1, # Shares of patients
                 seed:int=42, max_held_out:int|None=None) -> dict[str, list[str]]:
-    "As `split_patients`, with equal texts in one part and the same share of abnormal studies in each. Raises ValueError where texts link too many."
-    patients, members, abnormal = studies["patient_id"][:], {}, Counter()
-    group_of = link_patients(patients, text_ids(studies["text"][:]).tolist())
-    if max_held_out is not None: val_fraction, test_fraction = (min(f, max_held_out / len(group_of)) for f in (val_fraction, test_fraction))
-    for p, g in group_of.items(): members.setdefault(g, []).append(p)
-    for p, labels in zip(patients, studies["labels"]): abnormal[group_of[p]] += 1 if labels else -1
+    "As `split_patients`, with equal texts in one part and as many abnormal studies in each; ValueError if impossible."
+    members, abnormal = _text_groups(studies)
+    n_patients = sum(map(len, members.values()))
+    most = 1 if max_held_out is None else max_held_out / n_patients
     splits, rng = {name: [] for name in SPLITS}, np.random.default_rng(seed)
-    for stratum in (True, False):
-        names = sorted((g for g in members if (abnormal[g] > 0) == stratum), key=str)
+    for stratum in (abnormal, members.keys() - abnormal):
+        names = sorted(stratum, key=repr)
         groups = [members[names[i]] for i in rng.permutation(len(names))]
         n = sum(map(len, groups))
-        for name, part in zip(("val", "test", "train"), _deal(groups, [round(val_fraction*n), round(test_fraction*n)])): splits[name] += part
-    if empty := [name for name in SPLITS if not splits[name]]:
-        raise ValueError(f"equal texts link {len(group_of)} patients into groups too large to fill {', '.join(empty)}; use --data.split patient")
+        parts = _deal(groups, [round(min(share, most) * n) for share in (val_fraction, test_fraction)])
+        for name, part in zip(("val", "test", "train"), parts): splits[name] += part
+    empty = [name for name in SPLITS if not splits[name]]
+    if empty:
+        raise ValueError(f"equal texts link {n_patients} patients into groups too large to fill {', '.join(empty)}; "
+                         "use --data.split patient")
     return {name: sorted(part) for name, part in splits.items()}
 
 # %% ../nbs/00_data.ipynb #00000034
 def _some(ids) -> str:
+    "The first three ids, and how many there are besides."
     ids = sorted(ids)
     return ", ".join(ids[:3]) + (f" and {len(ids)-3} more" if len(ids) > 3 else "")
+
+def _has_form(splits) -> bool:
+    "Whether `splits` maps train, val and test to lists of strings, none of them empty."
+    if not isinstance(splits, dict) or set(splits) != set(SPLITS): return False
+    if not all(isinstance(ids, list) and ids for ids in splits.values()): return False
+    return all(isinstance(p, str) for p in chain.from_iterable(splits.values()))
 
 # %% ../nbs/00_data.ipynb #00000035
 def check_splits(splits:dict, # {"train": ids, "val": ids, "test": ids}
                  studies:Dataset, # Needs only the column patient_id
-                 name:str="the split", # What to call it in a message
-                ) -> dict: # The same splits
+                 name:str="the split") -> dict: # The same splits
     "`splits` unchanged if it holds each patient of `studies` exactly once, and no other; else raises ValueError."
-    if not isinstance(splits, dict) or set(splits) != set(SPLITS) or not all(isinstance(v, list) and v for v in splits.values()) \
-       or not all(isinstance(p, str) for v in splits.values() for p in v):
-        raise ValueError(f"{name} must map train, val and test to lists of patient ids, none of them empty, each id a string")
-    count, patients = Counter(p for ids in splits.values() for p in ids), set(studies["patient_id"])
-    if twice := [p for p, n in count.items() if n > 1]: raise ValueError(f"{name} holds {len(twice)} patients twice: {_some(twice)}")
-    if other := count.keys() ^ patients:
-        raise ValueError(f"{name} was made for other data: of {len(patients)} patients here and {len(count)} there, {len(other)} are on one "
-                         f"side only ({_some(other)}). Give another --data.split_file, or remove this one to split anew")
+    if not _has_form(splits):
+        raise ValueError(f"{name} must map train, val and test to lists of patient ids, none empty, each id a string")
+    count = Counter(chain.from_iterable(splits.values()))
+    twice = [p for p, n in count.items() if n > 1]
+    if twice: raise ValueError(f"{name} holds {len(twice)} patients twice: {_some(twice)}")
+    patients = set(studies["patient_id"])
+    other = count.keys() ^ patients
+    if other:
+        raise ValueError(f"{name} was made for other data: of {len(patients)} patients here and {len(count)} there, "
+                         f"{len(other)} are on one side only ({_some(other)}). "
+                         "Give another --data.split_file, or remove this one to split anew")
     return splits
 
 # %% ../nbs/00_data.ipynb #00000036
-def load_splits(studies:Dataset, # The data it must fit
-                path:str|Path, # The split file
-               ) -> dict[str, list[str]]:
+def load_splits(studies:Dataset, path:str|Path) -> dict[str, list[str]]:
     "The splits in a JSON file, checked against the data. Raises ValueError where they do not fit."
     try: splits = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as e: raise ValueError(f"the split file {path} is not JSON: {e}") from e
@@ -221,10 +244,12 @@ def load_splits(studies:Dataset, # The data it must fit
 
 # %% ../nbs/00_data.ipynb #00000037
 def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[str]]:
-    "The splits in `cfg.split_file` if it is there; else new ones as `cfg.split` says, kept in that file if one is named."
+    "The splits in `cfg.split_file` if it is there; else new ones as `cfg.split` says, kept in the file if it is named."
     if cfg.split_file and Path(cfg.split_file).exists(): return load_splits(studies, cfg.split_file)
     if cfg.split == "r2gen": splits = _r2gen_patients(studies, cfg)
-    else: splits = (split_texts if cfg.split == "text" else split_patients)(studies, cfg.val_fraction, cfg.test_fraction, seed, cfg.max_held_out)
+    else:
+        make = split_texts if cfg.split == "text" else split_patients
+        splits = make(studies, cfg.val_fraction, cfg.test_fraction, seed, cfg.max_held_out)
     if cfg.split_file: write_atomic(cfg.split_file, json.dumps(splits, indent=1))
     return splits
 
@@ -232,17 +257,22 @@ def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[s
 def _find_r2gen(cfg:DataConfig) -> dict[str, str]:
     "R2Gen's split by study, from the source's folder. Raises FileNotFoundError where it has no annotation.json."
     found = min(source_path(cfg.source).glob("**/annotation.json"), default=None)
-    if found is None: raise FileNotFoundError(f"--data.split r2gen needs R2Gen's annotation.json in the folder of the source; there is none in {cfg.source}")
+    if found is None:
+        raise FileNotFoundError("--data.split r2gen needs R2Gen's annotation.json in the folder of the source; "
+                                f"there is none in {cfg.source}")
     return r2gen_split(found)
 
 # %% ../nbs/00_data.ipynb #0000003c
 def _r2gen_patients(studies:Dataset, cfg:DataConfig) -> dict[str, list[str]]:
+    "The patients in each part of R2Gen's split."
     split = _find_r2gen(cfg)
-    return {name: sorted({p for s, p in zip(studies["study_id"], studies["patient_id"]) if split[s] == name}) for name in SPLITS}
+    table = pd.DataFrame(dict(patient=studies["patient_id"][:], part=[split[s] for s in studies["study_id"]]))
+    return {name: sorted(set(table["patient"][table["part"] == name])) for name in SPLITS}
 
 def _only_r2gen(studies:Dataset, cfg:DataConfig, skipped:dict) -> Dataset:
     "The studies that R2Gen's split knows."
-    split, ids = _find_r2gen(cfg), studies["study_id"][:]
+    split = _find_r2gen(cfg)
+    ids = studies["study_id"][:]
     skipped.update({s: "not in R2Gen's split" for s in ids if s not in split})
     return studies.select([i for i, s in enumerate(ids) if s in split])
 
@@ -260,7 +290,8 @@ class StudyData:
 
     def rows(self, split:str) -> np.ndarray:
         "The row numbers of a split's studies. Raises ValueError for a split that is none."
-        if split not in self.splits: raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)}")
+        if split not in self.splits:
+            raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)}")
         ids = set(self.splits[split])
         return np.flatnonzero([p in ids for p in self.studies["patient_id"]])
 
@@ -277,7 +308,9 @@ class StudyData:
 @patch
 def picture(self:StudyData, row:int) -> np.ndarray:
     "The first view of a study, (image_size, image_size) uint8."
-    return self.images.read(self.at[[row]], self.shown[row].max(keepdims=True) if self.shown[row, 0] < 0 else self.shown[row, :1])[0]
+    shown = self.shown[row]
+    first = shown[:1] if shown[0] >= 0 else shown[-1:]
+    return self.images.read(self.at[[row]], first)[0]
 
 @patch
 def view(self:StudyData, row:int) -> str:
@@ -286,19 +319,21 @@ def view(self:StudyData, row:int) -> str:
 
 # %% ../nbs/00_data.ipynb #00000044
 def choose_views(there:np.ndarray, # (n, 2) bool: is there a frontal, a lateral
-                 views:str, # As `DataConfig.views`
-                ) -> np.ndarray: # (n, 2) for both, else (n, 1): 0 frontal, 1 lateral, -1 missing
-    "Which images of each study are used."
+                 views:str) -> np.ndarray: # (n, 2) for both, else (n, 1): 0 frontal, 1 lateral, -1 missing
+    "Which images of each study are used; `views` as in `DataConfig`."
     frontal, lateral = np.where(there, [0, 1], -1).T
-    slots = dict(frontal=[frontal], lateral=[lateral], any=[np.where(there[:, 0], frontal, lateral)], both=[frontal, lateral])
+    either = np.where(there[:, 0], frontal, lateral)
+    slots = dict(frontal=[frontal], lateral=[lateral], any=[either], both=[frontal, lateral])
     return np.stack(slots[views], 1)
 
 # %% ../nbs/00_data.ipynb #00000047
 def _list_broken(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, skipped:dict) -> None:
     "Adds unreadable images, and studies left without any, to `skipped`."
-    wanted, ids = range(2) if views in ("any", "both") else [VIEWS.index(views)], studies["study_id"][:]
-    broken = {(row, v): f"unreadable {VIEWS[v]} image: {reason}" for (row, v), reason in images.reasons.items() if v in wanted}
-    skipped.update({f"{ids[row]} {VIEWS[v]}": reason for (row, v), reason in broken.items() if kept[row]})
+    ids = studies["study_id"][:]
+    wanted = range(2) if views in ("any", "both") else [VIEWS.index(views)]
+    broken = {key: f"unreadable {VIEWS[key[1]]} image: {reason}" for key, reason in images.reasons.items()}
+    for (row, v), reason in broken.items():
+        if kept[row] and v in wanted: skipped[f"{ids[row]} {VIEWS[v]}"] = reason
     for row in np.flatnonzero(~kept):
         reasons = [broken[row, v] for v in wanted if (row, v) in broken]
         skipped[ids[row]] = "; ".join(reasons) or f"no {views} image".replace("any ", "")
@@ -307,74 +342,90 @@ def _list_broken(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str,
 def gather_data(studies:Dataset, # n usable studies
                 cfg:DataConfig, # views, image_size, cache_dir and num_workers are used
                 splits:dict, # Patient ids of train, val and test
-                skipped:dict, # Receives study ids and reasons
-               ) -> StudyData:
+                skipped:dict) -> StudyData: # `skipped` receives study ids and reasons
     "The m ≤ n studies with a readable image. Raises ValueError where a split has none."
     images = build_cache(studies, cfg.image_size, cfg.cache_dir, cfg.num_workers)
     shown = choose_views(images.hashes != 0, cfg.views)
     kept = (shown >= 0).any(1)
     _list_broken(studies, images, kept, cfg.views, skipped)
     at = np.flatnonzero(kept)
-    if not len(at): raise ValueError(f"no image of {len(studies):,} studies could be read. Skipped: {skip_summary(skipped)}")
+    if not len(at):
+        raise ValueError(f"no image of {len(studies):,} studies could be read. Skipped: {skip_summary(skipped)}")
     studies = studies.select(at)
     data = StudyData(studies, images, at, shown[at], text_ids(studies["text"][:]).numpy(), splits, skipped)
-    if empty := [s for s in SPLITS if not len(data.rows(s))]: raise ValueError(f"no readable study is left in {', '.join(empty)}. Skipped: {skip_summary(skipped)}")
+    empty = [s for s in SPLITS if not len(data.rows(s))]
+    if empty:
+        raise ValueError(f"no readable study is left in {', '.join(empty)}. Skipped: {skip_summary(skipped)}")
     return data
 
 # %% ../nbs/00_data.ipynb #00000049
 def prepare_data(cfg:DataConfig, # All of it
                  seed:int=42, # Of the split and of the phantoms
-                 splits:dict|None=None, # A run's own split; None to take or make the split file
-                ) -> StudyData:
+                 splits:dict|None=None) -> StudyData: # A run's own splits; None to take or make the split file
     "Reads, splits and decodes a source. Raises ValueError where a split has no readable study."
-    if cfg.image_size < 32: raise ValueError(f"image_size is {cfg.image_size}; expected at least 32 pixels")
+    if cfg.image_size < 32:
+        raise ValueError(f"image_size is {cfg.image_size}; expected at least 32 pixels")
     studies, skipped = read_studies(cfg, seed)
     if cfg.split == "r2gen": studies = _only_r2gen(studies, cfg, skipped)
-    splits = check_splits(splits, studies, "the run's split") if splits else get_splits(studies, cfg, seed)
+    if splits: check_splits(splits, studies, "the run's split")
+    else: splits = get_splits(studies, cfg, seed)
     return gather_data(studies, cfg, splits, skipped)
 
 # %% ../nbs/00_data.ipynb #00000051
 def fingerprint(data:StudyData) -> str:
     "16 hexadecimal digits of a SHA-256 over ids, texts, views and the hashes of the images."
-    sha = hashlib.sha256(json.dumps([data.studies["study_id"][:], data.studies["patient_id"][:], data.studies["text"][:]]).encode())
+    columns = [data.studies[name][:] for name in ("study_id", "patient_id", "text")]
+    sha = hashlib.sha256(json.dumps(columns).encode())
     sha.update(data.images.hashes[data.at].tobytes() + data.shown.tobytes())
     return sha.hexdigest()[:16]
 
 # %% ../nbs/00_data.ipynb #00000055
-def leak_report(data:StudyData) -> dict: # {"train-test": {"patients", "texts", "images"}}: numbers of studies, patients as such
-    "For each pair of splits: patients in both, and how many studies of the second share a text or an image with the first."
-    rows = {s: data.rows(s) for s in SPLITS}
-    image = {s: data.images.hashes[data.at[r][:, None], data.shown[r]] * (data.shown[r] >= 0).astype(np.uint64) for s, r in rows.items()}
-    def shared(a, b): return dict(patients=len(set(data.splits[a]) & set(data.splits[b])), texts=int(np.isin(data.text_id[rows[b]], data.text_id[rows[a]]).sum()),
-                                  images=int(np.isin(image[b], image[a][image[a] > 0]).any(1).sum()))
-    return {f"{a}-{b}": shared(a, b) for a, b in combinations(SPLITS, 2)}
+def _image_hashes(data:StudyData, rows:np.ndarray) -> np.ndarray:
+    "The hashes of the images that some rows show, (b, v) uint64, 0 where a view is missing."
+    shown = data.shown[rows]
+    return data.images.hashes[data.at[rows][:, None], shown] * (shown >= 0).astype(np.uint64)
+
+def leak_report(data:StudyData) -> dict: # {"train-test": {"patients", "texts", "images"}}, numbers
+    "For each pair of splits: patients in both, and studies of the second that share a text or an image with the first."
+    report = {}
+    for a, b in combinations(SPLITS, 2):
+        rows_a, rows_b = data.rows(a), data.rows(b)
+        images_a, images_b = _image_hashes(data, rows_a), _image_hashes(data, rows_b)
+        texts = np.isin(data.text_id[rows_b], data.text_id[rows_a])
+        images = np.isin(images_b, images_a[images_a > 0]).any(1)
+        patients = set(data.splits[a]) & set(data.splits[b])
+        report[f"{a}-{b}"] = dict(patients=len(patients), texts=int(texts.sum()), images=int(images.sum()))
+    return report
 
 # %% ../nbs/00_data.ipynb #0000005b
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
-def normalise(pixels:np.ndarray|torch.Tensor, # (…, h, w) uint8
-             ) -> torch.Tensor: # (…, 3, h, w) float32
+def normalise(pixels:np.ndarray|torch.Tensor) -> torch.Tensor: # (…, h, w) uint8 to (…, 3, h, w) float32
     "Grey bytes as three float channels with ImageNet's mean and standard deviation taken out."
     x = torch.as_tensor(pixels).unsqueeze(-3).float()
-    mean, std = (torch.tensor(c, device=x.device)[:, None, None] for c in (IMAGENET_MEAN, IMAGENET_STD))
+    mean = torch.tensor(IMAGENET_MEAN, device=x.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD, device=x.device)[:, None, None]
     return torch.addcmul(-mean / std, x, 1 / (255*std)) # in one pass
 
 # %% ../nbs/00_data.ipynb #0000005f
-_AUGMENT = v2.Compose([v2.RandomAffine(degrees=5, translate=(.03, .03), scale=(1., 1.15), interpolation=v2.InterpolationMode.BILINEAR),
-                       v2.ColorJitter(brightness=.15, contrast=.15)])
+_AUGMENT = v2.Compose([
+    v2.RandomAffine(degrees=5, translate=(.03, .03), scale=(1., 1.15), interpolation=v2.InterpolationMode.BILINEAR),
+    v2.ColorJitter(brightness=.15, contrast=.15)])
 
-def augment(images:torch.Tensor, # (b, v, h, w) uint8, on any device
-           ) -> torch.Tensor: # The same shape and type
+def augment(images:torch.Tensor) -> torch.Tensor: # Both (b, v, h, w) uint8, on any device
     "Every image moved and lit a little differently, by PyTorch's random numbers."
-    return torch.stack([_AUGMENT(image[None]) for image in images.flatten(0, 1)]).view_as(images)
+    moved = [_AUGMENT(image[None]) for image in images.flatten(0, 1)]
+    return torch.stack(moved).view_as(images)
 
 # %% ../nbs/00_data.ipynb #00000064
 class TokenTable:
     "The tokens of n texts without padding; `table[rows]` are some of them, padded to the longest."
-    def __init__(self, ids:list[list[int]], # Tokens of each text
-                 pad_id:int):
-        self.lengths, self.pad_id = np.array([len(i) for i in ids]), pad_id
-        self.flat, self.ends = np.fromiter((t for i in ids for t in i), dtype=np.int32), np.cumsum(self.lengths)
+    def __init__(self, ids:list[list[int]], pad_id:int): # Tokens of each text; the token that pads
+        self.pad_id = pad_id
+        self.lengths = np.array([len(i) for i in ids])
+        self.flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32)
+        self.ends = np.cumsum(self.lengths)
 
     def __getitem__(self, rows) -> dict[str, torch.Tensor]: # input_ids and attention_mask, (b, longest) int64
         lengths = self.lengths[rows]
@@ -393,12 +444,13 @@ class SentenceTable:
     def __init__(self, texts:list[str],
                  tokenize:Callable): # Makes a `TokenTable` of a list of texts: `CLIPMini.token_table`
         parts = [sentences(text) for text in texts]
-        self.known = list(dict.fromkeys(sentence for part in parts for sentence in part))
+        self.known = list(dict.fromkeys(chain.from_iterable(parts)))
         number = {sentence: i for i, sentence in enumerate(self.known)}
-        self.numbers = [np.array([number[sentence] for sentence in part]) for part in parts]
+        self.numbers = [np.array(list(map(number.get, part))) for part in parts]
         self.tokens = tokenize(self.known)
 
-    def __getitem__(self, rows) -> tuple[dict[str, torch.Tensor], torch.Tensor]: # Tokens of m sentences; which of the b reports hold them, (b, m) bool
+    def __getitem__(self, rows) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        "Tokens of the m sentences in b reports, and which report holds which, (b, m) bool."
         numbers = [self.numbers[row] for row in rows]
         some, place = np.unique(np.concatenate(numbers), return_inverse=True)
         report = np.arange(len(numbers)).repeat([len(part) for part in numbers])
@@ -409,8 +461,7 @@ class SentenceTable:
 # %% ../nbs/00_data.ipynb #0000006c
 def epoch_batches(n:int, # Studies
                   batch_size:int, # At most; all batches are of nearly the same size
-                  seed:int, epoch:int, # Name the order
-                 ) -> list[np.ndarray]: # Positions 0 … n-1, each exactly once
+                  seed:int, epoch:int) -> list[np.ndarray]: # Positions 0 … n-1, each exactly once
     "One epoch's batches."
     rng = np.random.default_rng([seed, epoch])
     parts = np.array_split(rng.permutation(n), -(-n // batch_size))
@@ -424,19 +475,19 @@ class Batch(NamedTuple):
     tokens: dict # input_ids and attention_mask, (b, longest text) int64
     text_ids: torch.Tensor # (b,) int64, equal for equal texts
     rows: torch.Tensor # (b,) int64, row numbers in the data
-    sentences: dict|None = None # input_ids and attention_mask of the m sentences in these reports, where they are asked for
+    sentences: dict|None = None # Tokens of the m sentences in these reports, where they are asked for
     holds: torch.Tensor|None = None # (b, m) bool, which report holds which sentence
 
 # %% ../nbs/00_data.ipynb #00000070
 def batches(data:StudyData, # Studies and images
             rows:np.ndarray, # Row numbers
             tokens:TokenTable, # Of the texts of `rows`, in their order: `CLIPMini.token_table`
-            parts:list[np.ndarray], # Positions in `rows`, a part for each batch: `epoch_batches`
-           ) -> Iterator[Batch]:
+            parts:list[np.ndarray]) -> Iterator[Batch]: # Positions in `rows` for each: `epoch_batches`
     "A batch of images and tokens for each part."
     for part in parts:
         at = rows[part]
-        yield Batch(torch.as_tensor(data.pixels(at)), torch.from_numpy(data.shown[at] >= 0), tokens[part], torch.from_numpy(data.text_id[at]), torch.from_numpy(at))
+        images, present = torch.as_tensor(data.pixels(at)), torch.from_numpy(data.shown[at] >= 0)
+        yield Batch(images, present, tokens[part], torch.from_numpy(data.text_id[at]), torch.from_numpy(at))
 
 def in_order(n:int, batch_size:int) -> list[np.ndarray]:
     "Positions 0 … n-1 in order, for evaluation."

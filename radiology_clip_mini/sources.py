@@ -10,6 +10,7 @@ __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'FINDINGS', 'HUB_ID', 'HUB_COLUMNS
 # %% ../nbs/extras/sources.ipynb #00000004
 import base64, io, json, re, tarfile, warnings
 import xml.etree.ElementTree as ElementTree
+from itertools import chain
 from pathlib import Path
 from typing import Iterator
 
@@ -25,36 +26,45 @@ STUDY_FEATURES = Features(dict(study_id=Value("string"), patient_id=Value("strin
 TEXT_PRIORITY = ("findings", "impression", "report", "text")
 
 def pick_text(record:dict, # Section name to text; a section may be missing or None
-              fields:tuple=TEXT_PRIORITY, # Section names, the best first
-             ) -> str: # The text without outer white space; "" where there is none
+              fields:tuple=TEXT_PRIORITY) -> str: # Without outer white space; "" where there is none
     "The first section of `record` that has any text in it."
     texts = (record.get(f) for f in fields)
     return next((t.strip() for t in texts if isinstance(t, str) and t.strip()), "")
 
 # %% ../nbs/extras/sources.ipynb #00000012
+def _image(x) -> dict|None:
+    "A path or bytes as a table holds an undecoded image; None stays None."
+    if x is None: return None
+    return dict(path=None, bytes=x) if isinstance(x, bytes) else dict(path=str(x), bytes=None)
+
 def _study(study_id, patient_id, text, labels=(), frontal=None, lateral=None) -> dict:
     "One row of the study table; `frontal` and `lateral` are paths, bytes or None."
-    def image(x): return x if x is None else dict(path=None, bytes=x) if isinstance(x, bytes) else dict(path=str(x), bytes=None)
     return dict(study_id=str(study_id), patient_id=str(patient_id), text=text, labels=list(labels),
-                frontal=image(frontal), lateral=image(lateral))
+                frontal=_image(frontal), lateral=_image(lateral))
 
 # %% ../nbs/extras/sources.ipynb #00000013
 def _table(rows:list[dict], folder) -> Dataset:
     "Rows of `_study` as `STUDY_FEATURES`. Raises ValueError where there are none."
-    if not rows: raise ValueError(f"the tables in {folder} list no study: they have a header and no rows")
+    if not rows:
+        raise ValueError(f"the tables in {folder} list no study: they have a header and no rows")
     return Dataset.from_list(rows, features=STUDY_FEATURES)
 
 # %% ../nbs/extras/sources.ipynb #00000015
-def _read_csv(path:Path, # A CSV with a header row
-              needed:tuple=(), # Columns that must be there
-             ) -> pd.DataFrame:
-    if not path.is_file(): raise FileNotFoundError(f"there is no {path.name} in {path.parent}, which this source needs")
+def _read_csv(path:Path, needed:tuple=()) -> pd.DataFrame:
+    "A CSV with a header row that has the columns needed."
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path.name} in {path.parent}, which this source needs")
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} could not be read as a CSV: {e}") from e
-    if missing := [c for c in needed if c not in table.columns]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; it has: {', '.join(table.columns)}")
+    _check_columns(path, table.columns, needed)
     return table
+
+def _check_columns(source, there, needed) -> None:
+    "Raises ValueError where a table lacks a column."
+    missing = [c for c in needed if c not in there]
+    if missing:
+        raise ValueError(f"{source} has no column {', '.join(missing)}; it has: {', '.join(there)}")
 
 # %% ../nbs/extras/sources.ipynb #00000018
 FINDINGS = {
@@ -67,9 +77,11 @@ FINDINGS = {
     "nodule": r"nodule|mass(/|$)|cavitation|cysts/lung",
     "granuloma": r"calcified granuloma|granuloma",
     "opacity": r"opacity|density/lung|density$",
-    "emphysema": r"(pulmonary |bullous )?emphysema|pulmonary disease, chronic obstructive|lung, hyperlucent|lung.*/hyperdistention|blister",
+    "emphysema": r"(pulmonary |bullous )?emphysema|pulmonary disease, chronic obstructive|lung, hyperlucent|"
+                 r"lung.*/hyperdistention|blister",
     "low lung volume": r"lung.*/hypoinflation",
-    "interstitial markings": r"markings|pulmonary fibrosis|lung diseases, interstitial|cystic fibrosis|bronchiectasis|thickening/bronchovascular|lung/.*interstitial",
+    "interstitial markings": r"markings|pulmonary fibrosis|lung diseases, interstitial|cystic fibrosis|bronchiectasis|"
+                             r"thickening/bronchovascular|lung/.*interstitial",
     "scarring": r"cicatrix",
     "pleural thickening": r"thickening/(pleura|.*pleura)|pleura/",
     "costophrenic blunting": r"costophrenic angle|sulcus",
@@ -78,42 +90,44 @@ FINDINGS = {
     "aortic disease": r"aorta|atherosclerosis|aortic aneurysm",
     "calcification": r"calcinosis",
     "fracture": r"fractures, bone|deformity/.*(ribs|clavicle)",
-    "spine degeneration": r"osteophyte|spondylosis|(thoracic|lumbar|cervical) vertebrae|spine/|arthritis|deformity/.*vertebrae|hyperostosis",
+    "spine degeneration": r"osteophyte|spondylosis|(thoracic|lumbar|cervical) vertebrae|spine/|arthritis|"
+                          r"deformity/.*vertebrae|hyperostosis",
     "scoliosis": r"scoliosis|kyphosis",
-    "implant": r"implanted medical device|medical device|catheters, indwelling|tube, inserted|surgical instruments|stents|sutures|spinal fusion|breast implants|foreign bodies",
+    "implant": r"implanted medical device|medical device|catheters, indwelling|tube, inserted|surgical instruments|"
+               r"stents|sutures|spinal fusion|breast implants|foreign bodies",
 }
+
+# %% ../nbs/extras/sources.ipynb #0000001a
 _NO_FINDING = ("", "normal", "no finding", "no indexing", "technical quality of image unsatisfactory")
 _SIDES = dict(left=("left",), right=("right",), bilateral=("left", "right"))
 _LOBES = ("upper lobe", "middle lobe", "lower lobe", "lingula")
 
-# %% ../nbs/extras/sources.ipynb #0000001a
-def _term_labels(term:str, # One raw term: heading/qualifier/…
-                ) -> list[str]: # Empty for a term that is no finding
-    heading, *places = (t.strip() for t in term.lower().split("/"))
+def _term_labels(term:str) -> list[str]: # Empty for a term that is no finding
+    "The labels of one raw term: heading/qualifier/…"
+    heading, *places = [t.strip() for t in term.lower().split("/")]
     if heading in _NO_FINDING: return []
-    finding = next((f for f, pattern in FINDINGS.items() if re.match(pattern, "/".join([heading, *places]))), "other")
-    sides = dict.fromkeys(side for p in places for side in _SIDES.get(p, ()))
+    path = "/".join([heading, *places])
+    finding = next((f for f, pattern in FINDINGS.items() if re.match(pattern, path)), None)
+    if finding is None: return ["other"]
+    sides = chain.from_iterable(_SIDES.get(p, ()) for p in places)
     lobe = next((p for p in places if p in _LOBES), "")
-    return [" ".join(f"{side} {lobe} {finding}".split()) for side in (sides or [""])] if finding != "other" else ["other"]
+    return [" ".join(f"{side} {lobe} {finding}".split()) for side in dict.fromkeys(sides) or [""]]
 
 # %% ../nbs/extras/sources.ipynb #0000001b
-def mesh_labels(terms:str|None, # Raw terms with ";" between them
-               ) -> list[str]: # Sorted, each once
-    "Findings with their sides and lobes, in the vocabulary of `FINDINGS` and \"other\"."
-    return sorted({label for term in (terms or "").split(";") for label in _term_labels(term)})
+def mesh_labels(terms:str|None) -> list[str]: # Sorted, each once
+    "Findings of raw terms (with semicolons between them), in the vocabulary of `FINDINGS` and 'other'."
+    return sorted(set(chain.from_iterable(map(_term_labels, (terms or "").split(";")))))
 
 # %% ../nbs/extras/sources.ipynb #0000001c
-def plain_finding(label:str, # Such as "left lower lobe consolidation"
-                 ) -> str: # Such as "consolidation"
+def plain_finding(label:str) -> str: # "consolidation" of "left lower lobe consolidation"
     "A label without its side and lobe."
     return re.sub(r"^((left|right) )?((upper lobe|middle lobe|lower lobe|lingula) )?", "", label)
 
 # %% ../nbs/extras/sources.ipynb #00000024
 _IMAGE_FILES = (".png", ".jpg", ".jpeg", ".dcm")
 
-def image_key(name:str, # A file's name or an Open-i image id
-             ) -> str: # uid_IM-number
-    "What the names of one IU X-Ray image have in common."
+def image_key(name:str) -> str: # uid_IM-number
+    "What the names of one IU X-Ray image have in common: of its file, or its Open-i image id."
     stem = re.sub(r"(\.(png|jpe?g|dcm))+$", "", name, flags=re.I)
     return re.sub(r"^CXR(\d+)_(?:\1_)?", r"\1_", stem)
 
@@ -121,13 +135,13 @@ def _image_files(folder:str|Path) -> dict[str, Path]:
     "The images in a folder and all folders below, by their key; of two copies the first path counts."
     found = {}
     for p in sorted(Path(folder).rglob("*")):
-        if p.suffix.lower() in _IMAGE_FILES and not p.name.startswith("."): found.setdefault(image_key(p.name), p)
+        if p.suffix.lower() in _IMAGE_FILES and p.name[0] != ".":
+            found.setdefault(image_key(p.name), p)
     return found
 
 # %% ../nbs/extras/sources.ipynb #00000027
-def _first_views(images, # (name, view, path or None) of one study; view is "frontal" or "lateral"
-                 skipped:dict, # Receives the name of each image left out and the reason
-                ) -> dict: # {"frontal": path, "lateral": path}, only the views that are there
+def _first_views(images, skipped:dict) -> dict: # {"frontal": path, "lateral": path}, only the views that are there
+    "The first of each view among the (name, view, path or None) of one study; the others are added to `skipped`."
     views = {}
     for name, view, path in images:
         if path is None: skipped[name] = "the image file is not there"
@@ -136,18 +150,21 @@ def _first_views(images, # (name, view, path or None) of one study; view is "fro
     return views
 
 # %% ../nbs/extras/sources.ipynb #0000002b
+def _iu_study(r, frontal=None, lateral=None) -> dict:
+    "A record of IU X-Ray, with uid, MeSH and its sections of text, as a study."
+    return _study(r["uid"], r["uid"], pick_text(r), mesh_labels(r["MeSH"]), frontal, lateral)
+
 def read_kaggle(folder:str|Path, # Holds indiana_reports.csv, indiana_projections.csv and images in any folder below
-                skipped:dict, # Receives what is left out, and why
-               ) -> Dataset:
+                skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of Kaggle's IU X-Ray as `STUDY_FEATURES`; those without images too."
     reports = _read_csv(Path(folder)/"indiana_reports.csv", ("uid", "MeSH", "findings", "impression"))
     projections = _read_csv(Path(folder)/"indiana_projections.csv", ("uid", "filename", "projection"))
     files, images = _image_files(folder), {}
-    for uid, name, view in projections[["uid", "filename", "projection"]].sort_values("filename").itertuples(index=False):
-        images.setdefault(uid, []).append((name, view.strip().lower(), files.get(image_key(name))))
-    rows = [_study(r["uid"], r["uid"], pick_text(r), mesh_labels(r["MeSH"]), **_first_views(images.get(r["uid"], []), skipped))
-            for r in reports.to_dict("records")]
-    return _table(rows, folder)
+    for p in projections.sort_values("filename").itertuples():
+        image = p.filename, p.projection.strip().lower(), files.get(image_key(p.filename))
+        images.setdefault(p.uid, []).append(image)
+    records = reports.to_dict("records")
+    return _table([_iu_study(r, **_first_views(images.get(r["uid"], []), skipped)) for r in records], folder)
 
 # %% ../nbs/extras/sources.ipynb #00000031
 def _xml_report(xml:bytes) -> dict: # uid, MeSH, findings, impression and images, a list of keys
@@ -157,28 +174,33 @@ def _xml_report(xml:bytes) -> dict: # uid, MeSH, findings, impression and images
     uid = getattr(root.find("uId"), "attrib", {}).get("id", "").removeprefix("CXR")
     if not uid: raise ValueError("the XML names no study (uId)")
     text = {e.get("Label", "").lower(): "".join(e.itertext()) for e in root.iter("AbstractText")}
-    return dict(uid=uid, MeSH=";".join(e.text or "" for e in root.iterfind("MeSH/major")), findings=text.get("findings"),
-                impression=text.get("impression"), images=sorted(image_key(e.get("id", "")) for e in root.iterfind("parentImage")))
+    mesh = ";".join(e.text or "" for e in root.iterfind("MeSH/major"))
+    images = sorted(image_key(e.get("id", "")) for e in root.iterfind("parentImage"))
+    return dict(uid=uid, MeSH=mesh, findings=text.get("findings"), impression=text.get("impression"), images=images)
 
 # %% ../nbs/extras/sources.ipynb #00000032
 def _xml_files(folder:Path) -> Iterator[tuple[str, bytes]]:
     "The names and contents of all reports in a folder, or in the archive of them."
-    if files := sorted(folder.rglob("*.xml")): yield from ((str(p), p.read_bytes()) for p in files)
-    else:
+    files = sorted(folder.rglob("*.xml"))
+    for path in files: yield str(path), path.read_bytes()
+    for path in [] if files else sorted(folder.rglob("NLMCXR_reports.tgz")):
         try:
-            for path in sorted(folder.rglob("NLMCXR_reports.tgz")):
-                with tarfile.open(path) as archive: yield from ((m.name, archive.extractfile(m).read()) for m in archive if m.name.endswith(".xml"))
-        except (tarfile.TarError, EOFError, OSError) as e: raise ValueError(f"the archive {path} is damaged ({e})") from e
+            with tarfile.open(path) as archive:
+                for m in archive:
+                    if m.name.endswith(".xml"): yield m.name, archive.extractfile(m).read()
+        except (tarfile.TarError, EOFError, OSError) as e:
+            raise ValueError(f"the archive {path} is damaged ({e})") from e
 
 # %% ../nbs/extras/sources.ipynb #00000034
-_PROGRAMME = {"3": "lateral", "4": "lateral", "60003": "lateral", "720F": "lateral", "1": "frontal", "2": "frontal", "60025": "frontal", "0200": "frontal"}
+_PROGRAMME = {"3": "lateral", "4": "lateral", "60003": "lateral", "720F": "lateral",
+              "1": "frontal", "2": "frontal", "60025": "frontal", "0200": "frontal"}
 
 def header_view(position:str, # "View Position"
                 orientation:str, # "Patient Orientation", as in ['L', 'F']
-                programme:str, # "Acquisition Device Processing Code"
-               ) -> str: # frontal, lateral or "" where they do not tell
+                programme:str) -> str: # "Acquisition Device Processing Code" to frontal, lateral or "" if none tells
     "What a DICOM header tells of the view."
-    if position.strip().upper() in ("LL", "RL") or "LATERAL" in position.upper() or orientation[2:3] in ("A", "P"): return "lateral"
+    lateral = position.strip().upper() in ("LL", "RL") or "LATERAL" in position.upper()
+    if lateral or orientation[2:3] in ("A", "P"): return "lateral"
     if programme in _PROGRAMME: return _PROGRAMME[programme]
     return "frontal" if position == "AP" or programme != "0" else ""
 
@@ -187,35 +209,48 @@ _HEADER = ("View Position", "Patient Orientation", "Acquisition Device Processin
 
 def _header_views(folder:Path) -> dict[str, str]:
     "The view of each image in the table of DICOM headers, by key; empty where there is no such table."
-    tables = [_read_csv(p, ("imageid", *_HEADER)) for p in sorted(folder.rglob("*dicom_metadata.csv"))]
-    return {image_key(name): header_view(*fields) for t in tables for name, *fields in t[["imageid", *_HEADER]].itertuples(index=False)}
+    views = {}
+    for path in sorted(folder.rglob("*dicom_metadata.csv")):
+        table = _read_csv(path, ("imageid", *_HEADER))
+        for name, *fields in table[["imageid", *_HEADER]].itertuples(index=False):
+            views[image_key(name)] = header_view(*fields)
+    return views
 
 def dicom_view(path:Path) -> str: # frontal, lateral or ""
     "The view in a DICOM file's own header. Needs pydicom (`pip install 'radiology-clip-mini[dicom]'`)."
     import pydicom # only those who hold DICOM files need it
     try: head = pydicom.dcmread(path, stop_before_pixels=True)
-    except (pydicom.errors.InvalidDicomError, OSError): return "" # listed as unreadable when it is decoded
-    return header_view(str(head.get("ViewPosition") or ""), str(list(head.get("PatientOrientation") or "")), str(head.get("AcquisitionDeviceProcessingCode") or ""))
+    except (pydicom.errors.InvalidDicomError, OSError):
+        return "" # listed as unreadable when it is decoded
+    names = ("ViewPosition", "PatientOrientation", "AcquisitionDeviceProcessingCode")
+    position, orientation, programme = [head.get(name) or "" for name in names]
+    return header_view(str(position), str(list(orientation)), str(programme))
 
 # %% ../nbs/extras/sources.ipynb #00000037
-def _fill_views(views:dict[str, str], # Image to frontal, lateral or ""; in the order of their names
-               ) -> dict[str, str]:
-    for name, view in views.items():
-        if not view: views = views | {name: "lateral" if "frontal" in views.values() else "frontal"}
+def _fill_views(views:dict[str, str]) -> dict[str, str]: # Image to frontal, lateral or ""; in the order of their names
+    "The same with a view for each image."
+    views = dict(views)
+    for name in views:
+        if not views[name]: views[name] = "lateral" if "frontal" in views.values() else "frontal"
     return views
 
 # %% ../nbs/extras/sources.ipynb #00000039
+def _own_view(path:Path|None) -> str:
+    "The view in the header of an image file, where it is a DICOM file."
+    return dicom_view(path) if path and path.suffix.lower() == ".dcm" else ""
+
 def read_openi(folder:str|Path, # Holds *.xml or NLMCXR_reports.tgz, and images (PNG, JPEG or DICOM) in any folder
-               skipped:dict, # Receives what is left out, and why
-              ) -> Dataset:
+               skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of Open-i's originals as `STUDY_FEATURES`; those without images too."
     files, header, rows = _image_files(folder), _header_views(Path(folder)), []
     for name, xml in _xml_files(Path(folder)):
-        try: r = _xml_report(xml)
-        except ValueError as e: skipped[name] = str(e); continue
-        known = {k: header.get(k) or (dicom_view(files[k]) if k in files and files[k].suffix.lower() == ".dcm" else "") for k in r["images"]}
-        views = _first_views([(k, v, files.get(k)) for k, v in _fill_views(known).items()], skipped)
-        rows.append(_study(r["uid"], r["uid"], pick_text(r), mesh_labels(r["MeSH"]), **views))
+        try: report = _xml_report(xml)
+        except ValueError as e:
+            skipped[name] = str(e)
+            continue
+        views = _fill_views({k: header.get(k) or _own_view(files.get(k)) for k in report["images"]})
+        images = [(k, view, files.get(k)) for k, view in views.items()]
+        rows.append(_iu_study(report, **_first_views(images, skipped)))
     return _table(rows, folder)
 
 # %% ../nbs/extras/sources.ipynb #00000044
@@ -223,37 +258,45 @@ def _annotation(path:Path) -> dict[str, list[dict]]: # Split to entries with id,
     "R2Gen's annotation.json. Raises ValueError where it is another kind of file."
     try:
         splits = json.loads(path.read_text(encoding="utf-8"))
-        for entries in splits.values():
-            for e in entries: e["id"] + e["report"], [Path(p) for p in e["image_path"]]
+        for entry in chain.from_iterable(splits.values()):
+            texts = [entry["id"], entry["report"], *entry["image_path"]]
+            if not all(isinstance(t, str) for t in texts): raise TypeError(f"no text: {texts}")
         return splits
-    except (ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f"{path} is not R2Gen's annotation.json ({type(e).__name__}: {e})") from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"{path} is not R2Gen's annotation.json ({type(e).__name__}: {e})") from e
 
 def _r2gen_uid(entry:dict) -> str: return re.sub(r"^CXR(\d+)_.*", r"\1", entry["id"])
 
 # %% ../nbs/extras/sources.ipynb #00000045
+def _if_there(path:Path) -> Path|None: return path if path.is_file() else None
+
 def read_r2gen(folder:str|Path, # Holds annotation.json and images/CXR<uid>_IM-<number>/0.png
-               skipped:dict, # Receives what is left out, and why
-              ) -> Dataset:
+               skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of R2Gen's copy as `STUDY_FEATURES`; those without images too."
     folder, rows = Path(folder), []
-    for entry in (e for entries in _annotation(folder/"annotation.json").values() for e in entries):
-        images = [(p, view, q if (q := folder/"images"/p).is_file() else None) for p, view in zip(entry["image_path"], ("frontal", "lateral"))]
+    for entry in chain.from_iterable(_annotation(folder/"annotation.json").values()):
+        views = zip(entry["image_path"], ("frontal", "lateral"))
+        images = [(name, view, _if_there(folder/"images"/name)) for name, view in views]
         rows.append(_study(_r2gen_uid(entry), _r2gen_uid(entry), pick_text(entry), **_first_views(images, skipped)))
     return _table(rows, folder)
 
 # %% ../nbs/extras/sources.ipynb #00000046
-def r2gen_split(path:str|Path, # annotation.json
-               ) -> dict[str, str]: # Study id to train, val or test
+def r2gen_split(path:str|Path) -> dict[str, str]: # annotation.json to {study id: train, val or test}
     "R2Gen's split. 47 % of its test reports stand word for word in train: for comparison with others only."
-    return {_r2gen_uid(e): split for split, entries in _annotation(Path(path)).items() for e in entries}
+    split_of = {}
+    for split, entries in _annotation(Path(path)).items():
+        split_of |= dict.fromkeys(map(_r2gen_uid, entries), split)
+    return split_of
 
 # %% ../nbs/extras/sources.ipynb #0000004b
-def image_bytes(value, # bytes, base64 text, {"bytes": …}, {"path": …}, a PIL image or None
-               ) -> bytes|None: # An encoded image, not yet checked
-    "The encoded bytes of an image however a table holds it; None stays None."
-    if isinstance(value, dict): value = value.get("bytes") if value.get("bytes") is not None else value.get("path") and Path(value["path"]).read_bytes()
+def image_bytes(value) -> bytes|None: # An encoded image, not yet checked
+    "The bytes of an image held as bytes, base64 text, {'bytes': …}, {'path': …} or a PIL image; None stays None."
+    if isinstance(value, dict):
+        path, value = value.get("path"), value.get("bytes")
+        if value is None: value = path and Path(path).read_bytes()
     if isinstance(value, PILImage.Image):
-        value.save(png := io.BytesIO(), format="PNG")
+        png = io.BytesIO()
+        value.save(png, format="PNG")
         return png.getvalue()
     if not isinstance(value, str): return value
     try: return base64.b64decode(value, validate=True)
@@ -267,22 +310,26 @@ def _load_saved(folder:str, split_spec:str) -> Dataset:
     "What `save_to_disk` wrote: a dataset, or one split of several."
     saved = load_from_disk(folder)
     if not isinstance(saved, DatasetDict): return saved
-    if split_spec not in saved: raise ValueError(f"{folder} has no split {split_spec!r}; it has: {', '.join(saved)}")
+    if split_spec not in saved:
+        raise ValueError(f"{folder} has no split {split_spec!r}; it has: {', '.join(saved)}")
     return saved[split_spec]
 
 # %% ../nbs/extras/sources.ipynb #0000004f
-def _load_table(source:str, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
-                split_spec:str, cache_dir:str|None) -> Dataset:
-    if any((Path(source)/name).exists() for name in ("state.json", "dataset_dict.json")): return _load_saved(source, split_spec)
-    local = Path(source).exists()
-    files = str(Path(source)/"**/*.parquet") if Path(source).is_dir() else source
-    try: return load_dataset("parquet", data_files=files, split=split_spec, cache_dir=cache_dir) if local else \
-                load_dataset(source, split=split_spec, cache_dir=cache_dir)
-    except ValueError as e: raise ValueError(f"{source} ({split_spec}) could not be read: {e}") from e
+def _load_table(source:str, split_spec:str, cache_dir:str|None) -> Dataset:
+    "A table as `datasets` reads it. Raises OSError where the hub cannot be reached."
+    path = Path(source)
+    if (path/"state.json").exists() or (path/"dataset_dict.json").exists():
+        return _load_saved(source, split_spec)
+    files = str(path/"**/*.parquet") if path.is_dir() else source
+    table = dict(path="parquet", data_files=files) if path.exists() else dict(path=source)
+    try: return load_dataset(**table, split=split_spec, cache_dir=cache_dir)
+    except ValueError as e:
+        raise ValueError(f"{source} ({split_spec}) could not be read: {e}") from e
     except OSError as e:
-        if local: raise
-        raise OSError(f"the dataset {source!r} could not be fetched from the hub ({type(e).__name__}). Check the connection, or give a "
-                      f"local copy: --data.source PATH, a folder with Kaggle's CSVs, with metadata.csv, or with parquet files") from e
+        if path.exists(): raise
+        raise OSError(f"the dataset {source!r} could not be fetched from the hub ({type(e).__name__}). Check the "
+                      "connection, or give a local copy: --data.source PATH, a folder with Kaggle's CSVs, "
+                      "with metadata.csv, or with parquet files") from e
 
 # %% ../nbs/extras/sources.ipynb #00000050
 def _image_cell(value): # Bytes, the path of a file that is not yet read, or None
@@ -292,14 +339,13 @@ def _image_cell(value): # Bytes, the path of a file that is not yet read, or Non
 
 def _hub_study(r:dict) -> dict:
     "A row of the hub's table as a study."
-    return _study(r["uid"], r["uid"], pick_text(r), mesh_labels(r["MeSH"]), _image_cell(r["img_frontal"]), _image_cell(r["img_lateral"]))
+    return _iu_study(r, _image_cell(r["img_frontal"]), _image_cell(r["img_lateral"]))
 
 # %% ../nbs/extras/sources.ipynb #00000051
 def _open_table(source:str, split_spec:str, cache_dir:str|None, columns) -> Dataset:
     "A table that has all of `columns`, its images undecoded. Raises ValueError for other columns."
     table = _load_table(source, split_spec, cache_dir)
-    if missing := [c for c in columns if c not in table.column_names]:
-        raise ValueError(f"{source} has no column {', '.join(missing)}; it has: {', '.join(table.column_names)}")
+    _check_columns(source, table.column_names, columns)
     for name, feature in table.features.items():
         if isinstance(feature, Image): table = table.cast_column(name, Image(decode=False))
     return table
@@ -307,100 +353,113 @@ def _open_table(source:str, split_spec:str, cache_dir:str|None, columns) -> Data
 # %% ../nbs/extras/sources.ipynb #00000052
 def _map_rows(table:Dataset, source:str, to_study, **settings) -> Dataset:
     "Every row as a study. Raises ValueError for a cell that is neither text nor an image."
-    try: return table.map(to_study, features=STUDY_FEATURES, remove_columns=table.column_names, desc="reading studies", **settings)
-    except (TypeError, AttributeError, ValueError) as e: raise ValueError(f"{source} has a cell that is no text, no label or no image ({type(e).__name__}: {e})") from e
+    settings |= dict(features=STUDY_FEATURES, remove_columns=table.column_names, desc="reading studies")
+    try: return table.map(to_study, **settings)
+    except (TypeError, AttributeError, ValueError) as e:
+        raise ValueError(f"{source} has a cell that is no text, no label or no image ({type(e).__name__}: {e})") from e
 
 # %% ../nbs/extras/sources.ipynb #00000053
 def read_hub(source:str=HUB_ID, # A hub id, or a .parquet file (or a folder of them) with the hub's columns
              split_spec:str="train", # As `datasets` reads it: "train", "train[:500]"
-             cache_dir:str|None=None, # Where `datasets` keeps its files; None for its default
-            ) -> Dataset:
-    "All studies of a table with the hub's columns as `STUDY_FEATURES`. Raises OSError where the hub cannot be reached, ValueError for other columns."
+             cache_dir:str|None=None) -> Dataset: # Files are kept there; None for the default of `datasets`
+    "All studies of a table with the hub's columns as `STUDY_FEATURES`. OSError without the hub, ValueError for others."
     return _map_rows(_open_table(source, split_spec, cache_dir, HUB_COLUMNS), source, _hub_study)
 
 # %% ../nbs/extras/sources.ipynb #0000005c
-_MAPPABLE = ("study_id", "patient_id", "text", "labels", "frontal", "lateral")
-
 def _check_mapping(columns:dict[str, str]) -> None:
     "Raises ValueError for a mapping that names an unknown field, or lacks the text or every view."
-    if unknown := sorted(set(columns) - set(_MAPPABLE)): raise ValueError(f"data.columns maps {', '.join(unknown)}, which a study does not have; expected some of {', '.join(_MAPPABLE)}")
-    if "text" not in columns or not {"frontal", "lateral"} & set(columns): raise ValueError(f"data.columns must map text and frontal or lateral; it maps {', '.join(columns) or 'nothing'}")
-    if "patient_id" not in columns: warnings.warn("data.columns maps no patient_id: every study counts as a patient of its own")
+    unknown = sorted(columns.keys() - STUDY_FEATURES.keys())
+    if unknown:
+        raise ValueError(f"data.columns maps {', '.join(unknown)}, which a study does not have; "
+                         f"expected some of {', '.join(STUDY_FEATURES)}")
+    if "text" not in columns or not {"frontal", "lateral"} & set(columns):
+        mapped = ", ".join(columns) or "nothing"
+        raise ValueError(f"data.columns must map text and frontal or lateral; it maps {mapped}")
+    if "patient_id" not in columns:
+        warnings.warn("data.columns maps no patient_id: every study counts as a patient of its own")
 
 # %% ../nbs/extras/sources.ipynb #0000005d
 def _mapped_study(r:dict, i:int, columns:dict[str, str]) -> dict:
     "Row number `i` of a table as a study."
     cell = {field: r[column] for field, column in columns.items()}
     study, labels = cell.get("study_id", i), cell.get("labels") or ()
-    return _study(study, cell.get("patient_id", study), pick_text(cell), _labels(labels) if isinstance(labels, str) else map(str, labels),
-                  _image_cell(cell.get("frontal")), _image_cell(cell.get("lateral")))
+    labels = _labels(labels) if isinstance(labels, str) else map(str, labels)
+    views = {view: _image_cell(cell.get(view)) for view in ("frontal", "lateral")}
+    return _study(study, cell.get("patient_id", study), pick_text(cell), labels, **views)
 
 # %% ../nbs/extras/sources.ipynb #0000005e
 def read_mapped(source:str, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
-                columns:dict[str, str], # Field of a study to the table's column: text and frontal or lateral; study_id, patient_id, labels if there
+                columns:dict[str, str], # Field of a study to the table's column: text and a view; other fields if there
                 split_spec:str="train", cache_dir:str|None=None) -> Dataset:
     "All studies of a table of any shape as `STUDY_FEATURES`. Raises ValueError for columns it does not have."
     _check_mapping(columns)
-    return _map_rows(_open_table(source, split_spec, cache_dir, columns.values()), source, _mapped_study, with_indices=True, fn_kwargs=dict(columns=columns))
+    table = _open_table(source, split_spec, cache_dir, columns.values())
+    return _map_rows(table, source, _mapped_study, with_indices=True, fn_kwargs=dict(columns=columns))
 
 # %% ../nbs/extras/sources.ipynb #00000063
-def _labels(terms:str|None, # Findings with ";" between them
-           ) -> list[str]: # Lower case, without "normal" and empty ones
+def _labels(terms:str|None) -> list[str]: # Lower case, without "normal" and empty ones
+    "Findings that are separated by semicolons, as a list."
     found = (t.strip().lower() for t in (terms or "").split(";"))
     return [t for t in found if t not in _NO_FINDING]
 
 # %% ../nbs/extras/sources.ipynb #00000065
-def _is_lateral(view:str) -> bool:
-    return view.strip().upper().startswith(("L", "RL")) or "LATERAL" in view.upper()
+def _is_lateral(view:str) -> bool: return view.strip().upper().startswith(("L", "RL")) or "LATERAL" in view.upper()
+
+def _read_json_lines(path:Path) -> pd.DataFrame:
+    "A file of JSON lines, every cell as text."
+    try: return pd.read_json(path, lines=True, dtype=False).fillna("").astype(str)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{path} could not be read as JSON lines: {e}") from e
 
 # %% ../nbs/extras/sources.ipynb #00000066
 def _read_metadata(folder:Path) -> pd.DataFrame:
     "metadata.csv or metadata.jsonl, every cell as text, with study_id, patient_id and view filled in."
     path = folder/"metadata.csv"
-    if path.exists(): table = _read_csv(path, ("file_name",))
-    else:
-        try: table = pd.read_json(folder/"metadata.jsonl", lines=True, dtype=False).fillna("").astype(str)
-        except (ValueError, TypeError) as e: raise ValueError(f"{folder/'metadata.jsonl'} could not be read as JSON lines: {e}") from e
+    table = _read_csv(path, ("file_name",)) if path.exists() else _read_json_lines(folder/"metadata.jsonl")
     if not set(TEXT_PRIORITY) & set(table.columns) or "file_name" not in table.columns:
-        raise ValueError(f"the metadata in {folder} needs file_name and one of {', '.join(TEXT_PRIORITY)}; it has: {', '.join(table.columns)}")
-    if "patient_id" not in table.columns: warnings.warn(f"{folder} has no patient_id: every study counts as a patient of its own")
+        raise ValueError(f"the metadata in {folder} needs file_name and one of {', '.join(TEXT_PRIORITY)}; "
+                         f"it has: {', '.join(table.columns)}")
+    if "patient_id" not in table.columns:
+        warnings.warn(f"{folder} has no patient_id: every study counts as a patient of its own")
     if "study_id" not in table.columns: table["study_id"] = table["file_name"]
     return table.assign(patient_id=table.get("patient_id", table["study_id"]), view=table.get("view", ""))
 
 # %% ../nbs/extras/sources.ipynb #00000067
 def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names
-                skipped:dict, # Receives what is left out, and why
-               ) -> Dataset:
-    "All studies of an imagefolder as `STUDY_FEATURES`; images of one `study_id` are grouped by view. Raises ValueError for other columns."
+                skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
+    "All studies of an imagefolder as `STUDY_FEATURES`; images of one `study_id` are grouped by view."
     folder, rows = Path(folder), []
-    for study_id, images in _read_metadata(folder).groupby("study_id", sort=False):
-        first = images.iloc[0]
-        if images["patient_id"].nunique() > 1: raise ValueError(f"study {study_id} in {folder} has more than one patient_id: {sorted(set(images['patient_id']))}")
-        paths = ((n, "lateral" if _is_lateral(v) else "frontal", folder/n if (folder/n).is_file() else None)
-                 for n, v in zip(images["file_name"], images["view"]))
-        rows.append(_study(study_id, first["patient_id"], pick_text(first), _labels(first.get("labels") or first.get("finding")),
-                           **_first_views(paths, skipped)))
+    for study_id, group in _read_metadata(folder).groupby("study_id", sort=False):
+        first, patients = group.iloc[0], sorted(set(group["patient_id"]))
+        if len(patients) > 1:
+            raise ValueError(f"study {study_id} in {folder} has more than one patient_id: {patients}")
+        views = ["lateral" if _is_lateral(view) else "frontal" for view in group["view"]]
+        images = zip(group["file_name"], views, [_if_there(folder/name) for name in group["file_name"]])
+        labels = _labels(first.get("labels") or first.get("finding"))
+        rows.append(_study(study_id, patients[0], pick_text(first), labels, **_first_views(images, skipped)))
     return _table(rows, folder)
 
 # %% ../nbs/extras/sources.ipynb #0000006c
-_MARKS = dict(kaggle=("**/indiana_reports.csv",), folder=("metadata.csv", "metadata.jsonl"), openi=("**/*.xml", "**/NLMCXR_reports.tgz"),
-              r2gen=("**/annotation.json",), table=("state.json", "dataset_dict.json", "**/*.parquet"))
+_MARKS = dict(kaggle=("**/indiana_reports.csv",), folder=("metadata.csv", "metadata.jsonl"),
+              openi=("**/*.xml", "**/NLMCXR_reports.tgz"), r2gen=("**/annotation.json",),
+              table=("state.json", "dataset_dict.json", "**/*.parquet"))
+_ANY_FORM = "Kaggle's indiana_reports.csv, metadata.csv or metadata.jsonl (a folder of images), Open-i's *.xml or " \
+            "NLMCXR_reports.tgz, R2Gen's annotation.json, *.parquet"
 
 def _find_form(path:Path, form:str) -> tuple[str, Path]: # The form, and the folder to read
     "What a folder holds. Raises ValueError where it is nothing known."
     if path.suffix == ".parquet": return "table", path
-    for name, marks in (_MARKS.items() if form == "auto" else [(form, _MARKS[form])]):
-        found = min((p for mark in marks for p in path.glob(mark)), default=None)
+    for name in _MARKS if form == "auto" else [form]:
+        found = min(chain.from_iterable(map(path.glob, _MARKS[name])), default=None)
         if found: return name, found.parent if name in ("kaggle", "r2gen") else path
-    wanted = "Kaggle's indiana_reports.csv, metadata.csv or metadata.jsonl (a folder of images), Open-i's *.xml or NLMCXR_reports.tgz, R2Gen's " \
-             "annotation.json, *.parquet" if form == "auto" else " or ".join(m.removeprefix("**/") for m in _MARKS[form])
+    wanted = _ANY_FORM if form == "auto" else " or ".join(mark.removeprefix("**/") for mark in _MARKS[form])
     raise ValueError(f"{path} holds no data this project can read: there is no {wanted}")
 
 # %% ../nbs/extras/sources.ipynb #0000006d
 _READERS = dict(kaggle=read_kaggle, folder=read_folder, openi=read_openi, r2gen=read_r2gen)
 
 def read_table(source:str, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
-               columns:dict[str, str]|None=None, # Field of a study to the table's column; None for the hub's columns
+               columns:dict[str, str]|None=None, # As for `read_mapped`; None for the hub's columns
                split_spec:str="train", cache_dir:str|None=None) -> Dataset:
     "All studies of a table, as `read_mapped` or `read_hub` does."
     if columns: return read_mapped(source, columns, split_spec, cache_dir)
