@@ -55,8 +55,7 @@ def _weighted(scores:pd.DataFrame, codes:np.ndarray, counts:np.ndarray) -> pd.Da
 
 # %% ../nbs/extras/uncertainty.ipynb #00000012
 def _patient_codes(scores:pd.DataFrame, patients) -> tuple[np.ndarray, int]: # (queries,) 0 … n-1, and n
-    if not len(scores):
-        raise ValueError("there are no queries to resample")
+    if not len(scores): raise ValueError("there are no queries to resample")
     if len(scores) != len(patients):
         raise ValueError(f"{len(scores)} queries but {len(patients)} patient ids")
     lost = scores.isna().sum()

@@ -109,8 +109,7 @@ def zero_shot(model, # Anything with `encode_text`
               n_boot:int=1000, seed:int=0) -> pd.DataFrame: # A row per finding and "macro"
     "AUC and AP with 95 % intervals over patients, and the negation probe. Empty where no finding is frequent."
     findings = common_findings(labels) if findings is None else findings
-    if not findings:
-        return pd.DataFrame()
+    if not findings: return pd.DataFrame()
     truth, scores = has_finding(labels, findings), finding_scores(model, image_emb, findings)
     codes, known = pd.factorize(np.asarray(patients))
     values = _aucs(scores, truth, np.ones((1, len(codes))))[:, 0]
