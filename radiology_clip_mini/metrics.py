@@ -36,9 +36,8 @@ def _label_matrix(table:pd.DataFrame, known:dict[str, int]) -> csr_array: # (stu
     for row, labels in zip(held, table["labels"]): row[[known[label] for label in labels]] = 1
     return csr_array(held)
 
-def finding_relevance(query:pd.DataFrame, # Columns text_id and labels (a list each)
-                      gallery:pd.DataFrame) -> csr_array: # The same columns; (q, g) of 0, 1, 2 and 3
-    "Relevance by findings."
+def finding_relevance(query:pd.DataFrame, gallery:pd.DataFrame) -> csr_array: # (q, g) of 0, 1, 2 and 3
+    "Relevance by findings; both tables have columns text_id and labels (a list each)."
     known = {label: i for i, label in enumerate(sorted(set().union(*query["labels"], *gallery["labels"])))}
     q, g = _label_matrix(query, known), _label_matrix(gallery, known)
     shared = (q @ g.T).tocoo() # how many labels two studies share
@@ -100,8 +99,7 @@ def expected_rank(above, tied, relevant) -> np.ndarray:
 # %% ../nbs/04_metrics.ipynb #0000001b
 def hit_probability(above, tied, relevant, k:int) -> np.ndarray:
     "The probability that a relevant item is among the first `k` when tied items come in random order."
-    drawn = np.clip(k - above, 0, tied)
-    miss = np.ones(len(above))
+    drawn, miss = np.clip(k - above, 0, tied), np.ones(len(above))
     for j in range(drawn.max(initial=0)):
         still = np.maximum(tied - relevant - j, 0) / np.maximum(tied - j, 1)
         miss *= np.where(j < drawn, still, 1)
@@ -111,8 +109,7 @@ def hit_probability(above, tied, relevant, k:int) -> np.ndarray:
 def reciprocal_rank(above, tied, relevant) -> np.ndarray:
     "The mean of 1/rank of the first relevant item when tied items come in random order."
     (a, t, r), back = np.unique(np.stack([above, tied, relevant]), axis=1, return_inverse=True)
-    total = np.zeros(len(a))
-    none = np.ones(len(a)) # the probability that no relevant item has come yet
+    total, none = np.zeros(len(a)), np.ones(len(a)) # none: the probability that no relevant item has come yet
     for j in range(1, (t - r).max() + 2):
         hit = none * np.where(j <= t - r + 1, r / np.maximum(t - j + 1, 1), 0)
         total += hit / (a + j)
@@ -203,8 +200,7 @@ def retrieval_metrics(similarity, relevance=None, ks:tuple=(1, 5, 10)) -> dict[s
 Similarity = Callable[[int, int], torch.Tensor] # (start, stop) -> (stop - start, gallery)
 BLOCK = 2**22 # Similarities in memory at a time, 17 MB; larger blocks cost more time than they save
 
-def cosine_blocks(query_emb:np.ndarray, # (q, d)
-                  gallery_emb:np.ndarray) -> Similarity: # (g, d)
+def cosine_blocks(query_emb:np.ndarray, gallery_emb:np.ndarray) -> Similarity: # (q, d) and (g, d)
     "Dot products, which are cosines where the rows are unit vectors. Raises ValueError for NaN or other widths."
     q, g = torch.from_numpy(query_emb), torch.from_numpy(gallery_emb)
     if q.shape[1] != g.shape[1]:

@@ -40,8 +40,7 @@ def _interval(name:str, low_high, sign:str="") -> str:
     return f"({'–'.join(_number(name, x, sign) for x in low_high)})" if low_high else ""
 
 # %% ../nbs/extras/report.ipynb #0000000c
-def text_table(head:list[str], # Of the columns after the first
-               rows:list[list[str]]) -> str:
+def text_table(head:list[str], rows:list[list[str]]) -> str: # `head` of the columns after the first
     "Columns of plain text, the first to the left and the others to the right; at most 100 wide with six columns."
     lines = [["", *head], *rows]
     return "\n".join(f"{first:<16}" + "".join(map("{:>14}".format, cells)) for first, *cells in lines)
@@ -87,11 +86,9 @@ def _zero_shot_lines(result:dict) -> list[str]:
             f"  by \"no X\" alone {no_x}: the model {heard} the word \"no\""]
 
 # %% ../nbs/extras/report.ipynb #00000013
-def _markdown_row(cells) -> str:
-    return "|" + "|".join(cells) + "|"
+def _markdown_row(cells) -> str: return "|" + "|".join(cells) + "|"
 
-def markdown_metrics(result:dict, # As `evaluate` gives it
-                     columns:list=STRICT) -> str:
+def markdown_metrics(result:dict, columns:list=STRICT) -> str: # As `evaluate` gives it
     "The metrics as a Markdown table, intervals in brackets."
     lines = [_markdown_row([" ", *(_column(*column) for column in columns)]), "|---|" + "--:|"*len(columns)]
     for key, label in DIRECTIONS.items():
@@ -135,8 +132,8 @@ def _rank_histogram(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
 def matched_share(matched:np.ndarray, random:np.ndarray, # (n,) similarities each
                   bins:int=10) -> pd.DataFrame: # similarity (middle of a bin), share
     "Of equally many matched and random pairs, the share that is matched, in bins with equally many pairs."
-    is_match = np.repeat([1., 0.], [len(matched), len(random)])
-    pairs = pd.DataFrame(dict(similarity=np.r_[matched, random], share=is_match))
+    share = np.repeat([1., 0.], [len(matched), len(random)])
+    pairs = pd.DataFrame(dict(similarity=np.r_[matched, random], share=share))
     parts = pairs.groupby(pd.qcut(pairs["similarity"], bins, duplicates="drop"), observed=True)
     return parts.mean().reset_index(drop=True)
 
@@ -161,16 +158,14 @@ class Picture(Figure):
     "A figure that shows itself in a notebook."
     def __init__(self, width:float, height:float):
         super().__init__(figsize=(width, height), dpi=90, layout="constrained")
-    def _repr_png_(self):
-        return figure_png(self)
+    def _repr_png_(self): return figure_png(self)
 
 # %% ../nbs/extras/report.ipynb #00000026
 _STEPS = np.linspace(0, 1, 256)
 HEAT = ListedColormap(np.c_[colormaps["inferno"](.45 + .55*_STEPS)[:, :3], .65*_STEPS], "heat")
 
 # %% ../nbs/extras/report.ipynb #00000029
-def evaluation_figure(ranks:pd.DataFrame, # As ranks.csv
-                      n_gallery:int) -> Figure:
+def evaluation_figure(ranks:pd.DataFrame, n_gallery:int) -> Figure: # As ranks.csv
     "Recall against k, the ranks, and what similarity means."
     fig = Picture(12, 3.2)
     curve, histogram, calibration = fig.subplots(1, 3)
@@ -180,8 +175,7 @@ def evaluation_figure(ranks:pd.DataFrame, # As ranks.csv
     return fig
 
 # %% ../nbs/extras/report.ipynb #0000002f
-def _p_value(p:float) -> str:
-    return f"{p:.3f}" if p >= .001 else "< 0.001"
+def _p_value(p:float) -> str: return f"{p:.3f}" if p >= .001 else "< 0.001"
 
 def _rival_rows(name:str, found:dict, columns:list) -> list[list[str]]:
     "One other model: its values, the differences, their intervals and p; empty where nothing was compared."
@@ -211,8 +205,7 @@ def _markdown_table(table:pd.DataFrame) -> str:
         lines.append(_markdown_row(str(x).replace("|", "\\|") for x in row))
     return "\n".join(lines)
 
-def markdown_report(result:dict, # As `evaluate` gives it
-                    failures:pd.DataFrame) -> str: # As `failure_table`
+def markdown_report(result:dict, failures:pd.DataFrame) -> str: # As `evaluate` and `failure_table` give them
     "The page that metrics.md holds."
     parts = [f"# {result['split']} split",
              f"{result['n_queries']} queries of {result['n_patients']} patients. "

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 # %% ../nbs/extras/uncertainty.ipynb #00000009
-def patient_counts(n:int, # Patients
-                   n_boot:int, # Resamples
+def patient_counts(n:int, n_boot:int, # Patients, resamples
                    seed:int=0): # Yields (m, n) int64, some resamples at a time; each row sums to n
     "How often each patient counts in each resample."
     rng = np.random.default_rng(seed)
@@ -24,8 +23,7 @@ def patient_counts(n:int, # Patients
 
 # %% ../nbs/extras/uncertainty.ipynb #0000000d
 def weighted_median(values:np.ndarray, # (n,)
-                    weights:np.ndarray, # (m, n), whole numbers, no row all zero
-                   ) -> np.ndarray: # (m,)
+                    weights:np.ndarray) -> np.ndarray: # (m, n), whole numbers, no row all zero; (m,)
     "For each row of weights the median of `values`, each counted as often as its weight says."
     order = np.argsort(values)
     running = weights[:, order].cumsum(1)
@@ -67,8 +65,7 @@ def _patient_codes(scores:pd.DataFrame, patients) -> tuple[np.ndarray, int]: # (
 # %% ../nbs/extras/uncertainty.ipynb #00000013
 def bootstrap(scores:pd.DataFrame, # A row per query, a column per metric
               patients, # (queries,) patient ids
-              n_boot:int=2000, # Resamples
-              seed:int=0) -> pd.DataFrame: # (n_boot, metrics)
+              n_boot:int=2000, seed:int=0) -> pd.DataFrame: # (n_boot, metrics)
     "Each metric in each resample of the patients. Raises ValueError for no queries, NaN, or a missing patient id."
     codes, n = _patient_codes(scores, patients)
     blocks = [_weighted(scores, codes, counts) for counts in patient_counts(n, n_boot, seed)]
@@ -79,8 +76,7 @@ LEVELS = np.array([.025, .975])
 
 def bootstrap_ci(scores:pd.DataFrame, # A row per query, a column per metric
                  patients, # (queries,) patient ids
-                 n_boot:int=2000, # Resamples
-                 seed:int=0) -> dict[str, list[float]]: # {"R@1": [low, high], …}
+                 n_boot:int=2000, seed:int=0) -> dict[str, list[float]]: # {"R@1": [low, high], …}
     "95 % intervals by resampling patients. Raises ValueError as `bootstrap`."
     boot = bootstrap(scores, patients, n_boot, seed)
     return {name: np.quantile(boot[name], LEVELS).tolist() for name in scores}

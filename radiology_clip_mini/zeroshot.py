@@ -18,8 +18,7 @@ from .uncertainty import LEVELS, patient_counts
 
 # %% ../nbs/extras/zeroshot.ipynb #00000009
 def has_finding(labels, # n lists of labels
-                findings:list[str], # f names
-               ) -> np.ndarray: # (n, f) bool
+                findings:list[str]) -> np.ndarray: # f names; (n, f) bool
     "Which studies have which finding, whatever its side and lobe; a name with a side asks for that side."
     found = np.zeros((len(labels), len(findings)), dtype=bool)
     for row, names in zip(found, labels):
@@ -28,8 +27,7 @@ def has_finding(labels, # n lists of labels
     return found
 
 def common_findings(labels, # n lists of labels
-                    least:int=5, # Studies that have it, and that do not
-                   ) -> list[str]:
+                    least:int=5) -> list[str]: # Studies that have it, and that do not
     "The findings that can be evaluated, the most frequent first; \"other\" is none."
     names = sorted({plain_finding(label) for label in set().union(*labels)} - {"other"})
     n = has_finding(labels, names).sum(0)
@@ -65,8 +63,7 @@ def probability(contrast:np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-SCALE * contrast))
 
 # %% ../nbs/extras/zeroshot.ipynb #00000015
-def auc_and_ap(scores:np.ndarray, # (n,)
-               truth:np.ndarray, # (n,) bool
+def auc_and_ap(scores:np.ndarray, truth:np.ndarray, # (n,), and (n,) bool
                weights:np.ndarray|None=None, # (m, n) how often each study counts; None for once
               ) -> tuple[np.ndarray, np.ndarray]: # (m,) each; NaN where a resample has one class only
     "Weighted AUC and average precision. Raises ValueError where all studies are of one class, or a score is NaN."
