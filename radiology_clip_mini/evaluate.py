@@ -10,18 +10,17 @@ __all__ = ['study_table', 'directions', 'relevance_kinds', 'evaluate', 'load_riv
 import json, warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from huggingface_hub import HfApi
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 
 from .cache import build_cache
 from .command import Stages, run_command, write_atomic
 from .data import StudyData, choose_views
-from .metrics import BLOCK, Similarity, always_normal, constant, dot, graded, perfect_reader
-from .metrics import rows_of, same, score_blocks
+from .metrics import BLOCK, Similarity, always_normal, cosine_blocks, equal_relevance
+from .metrics import finding_relevance, no_preference, perfect_reader, rows_of, score_blocks
 from .models import CLIPMini, embed, untrained
 from .published import load_model
 from .report import comparison_table, evaluation_figure, failure_table, format_metrics
@@ -34,126 +33,177 @@ from .zeroshot import zero_shot
 def study_table(data:StudyData, rows:np.ndarray) -> pd.DataFrame: # study_id, patient_id, text_id, labels
     "Some studies, without their images."
     studies = data.studies.select(rows)
-    return pd.DataFrame(dict(study_id=studies["study_id"][:], patient_id=studies["patient_id"][:], text_id=data.text_id[rows], labels=studies["labels"][:]))
+    return pd.DataFrame(dict(study_id=studies["study_id"][:], patient_id=studies["patient_id"][:],
+                             text_id=data.text_id[rows], labels=studies["labels"][:]))
 
 # %% ../nbs/extras/evaluate.ipynb #0000000b
-def directions(table:pd.DataFrame, unique_texts:bool=False) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]: # Name to queries and gallery
-    "Both directions of retrieval."
+def directions(table:pd.DataFrame, unique_texts:bool=False) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    "Both directions of retrieval: name to queries and gallery."
     texts = table.drop_duplicates("text_id") if unique_texts else table
     return dict(image_to_text=(table, texts), text_to_image=(texts, table))
 
 def relevance_kinds(q:pd.DataFrame, g:pd.DataFrame, # Queries and gallery, as `study_table`
-                    unique_texts:bool=False) -> dict[str, Callable]:
-    "What counts as right: `own`, `text`, `patient` and, where there are labels, `labels`; as `score_blocks` wants them."
-    text = same(q["text_id"], g["text_id"])
-    own = text if unique_texts else same(q.index, g.index)
-    kinds = dict(own=own, text=text, patient=same(q["patient_id"], g["patient_id"]).maximum(own))
-    by_label = dict(labels=lambda start, stop: graded(q[start:stop], g)) if g["labels"].map(len).any() else {}
-    return {kind: rows_of(relevance) for kind, relevance in kinds.items()} | by_label
+                    unique_texts:bool=False) -> dict[str, Callable]: # As `score_blocks` wants them
+    "What counts as right: `own`, `text`, `patient` and, where there are labels, `labels`."
+    text = equal_relevance(q["text_id"], g["text_id"])
+    own = text if unique_texts else equal_relevance(q.index, g.index)
+    patient = equal_relevance(q["patient_id"], g["patient_id"]).maximum(own)
+    kinds = dict(own=rows_of(own), text=rows_of(text), patient=rows_of(patient))
+    if g["labels"].map(len).any():
+        kinds["labels"] = lambda start, stop: finding_relevance(q[start:stop], g)
+    return kinds
 
 # %% ../nbs/extras/evaluate.ipynb #0000000d
-def _answers(q:pd.DataFrame, g:pd.DataFrame, # Queries and gallery
-             known:tuple, blind:tuple, # Embeddings of queries and gallery by the model, and by the untrained one
-            ) -> dict[str, Similarity]:
-    "The model's answer, and those that know less, or all there is to know from texts."
-    found = dict(model=dot(known[0][q.index], known[1][g.index]), ceiling=perfect_reader(q["text_id"], g["text_id"]))
-    if g["labels"].map(len).any(): found["normal"] = always_normal(g["labels"])
-    return found | dict(random=dot(blind[0][q.index], blind[1][g.index]), chance=constant(len(g)))
+class _Side(NamedTuple):
+    "One direction of retrieval."
+    name: str # image_to_text or text_to_image
+    q: pd.DataFrame # Queries
+    g: pd.DataFrame # Gallery
+    kinds: dict[str, Callable] # What counts as right
+
+    def similarity(self, embeddings:tuple) -> Similarity: # From the embeddings of images and texts
+        asks, told = embeddings if self.name == "image_to_text" else embeddings[::-1]
+        return cosine_blocks(asks[self.q.index], told[self.g.index])
+
+    def scores(self, similarity:Similarity) -> dict[str, pd.DataFrame]: # By kind of relevance
+        return score_blocks(similarity, self.kinds, len(self.q), len(self.g))
+
+# %% ../nbs/extras/evaluate.ipynb #12a76af0
+def _answers(side:_Side, known:tuple, blind:tuple) -> dict[str, Similarity]:
+    "What the model answers, and what the baselines do; `blind` are embeddings of the untrained model."
+    found = dict(model=side.similarity(known), ceiling=perfect_reader(side.q["text_id"], side.g["text_id"]))
+    if "labels" in side.kinds: found["normal"] = always_normal(side.g["labels"])
+    return found | dict(random=side.similarity(blind), chance=no_preference(len(side.g)))
 
 # %% ../nbs/extras/evaluate.ipynb #0000000e
-def _describe(scores:dict, # Answer to kind to scores
-              patients, kind:str, rows=slice(None), columns=slice(None)) -> dict:
-    "Metrics of one kind with `ci95` and the baselines beside them."
-    part = {who: kinds[kind].loc[rows, columns] for who, kinds in scores.items() if who != "ceiling" or kind in ("own", "text")} # texts set no ceiling for the others
-    own = part.pop("model")
-    return summarise(own) | dict(ci95=bootstrap_ci(own, np.asarray(patients)[rows])) | {who: summarise(found) for who, found in part.items()}
+def _describe(side:_Side, scores:dict, kind:str, rows=slice(None), columns=slice(None)) -> dict:
+    "Metrics of one kind of relevance with `ci95`, and the baselines beside them."
+    part = {who: kinds[kind].loc[rows, columns] for who, kinds in scores.items()}
+    if kind not in ("own", "text"): del part["ceiling"]
+    model = part.pop("model")
+    intervals = bootstrap_ci(model, side.q["patient_id"].to_numpy()[rows])
+    return summarise(model) | dict(ci95=intervals) | {who: summarise(found) for who, found in part.items()}
 
 # %% ../nbs/extras/evaluate.ipynb #0000000f
-def _evaluate_direction(q:pd.DataFrame, g:pd.DataFrame, kinds:dict, answers:dict[str, Similarity]) -> tuple[dict, dict]: # For metrics.json, and the model's scores
-    "One direction, by every kind of relevance."
-    scores = {who: score_blocks(answer, kinds, len(q), len(g)) for who, answer in answers.items()}
-    found = _describe(scores, q["patient_id"], "own") | {kind: _describe(scores, q["patient_id"], kind) for kind in ("text", "patient")}
-    if "labels" in kinds:
-        found["labels"] = _describe(scores, q["patient_id"], "labels", columns=["nDCG@10"])
-        if (abnormal := q["labels"].map(len).to_numpy() > 0).any(): found["abnormal"] = _describe(scores, q["patient_id"], "labels", abnormal, ["nDCG@10"])
-    return found, scores["model"]
+def _describe_all(side:_Side, scores:dict) -> dict: # `scores` by answer and kind
+    "One direction by every kind of relevance, as metrics.json has it."
+    found = _describe(side, scores, "own") | {kind: _describe(side, scores, kind) for kind in ("text", "patient")}
+    if "labels" in side.kinds:
+        found["labels"] = _describe(side, scores, "labels", columns=["nDCG@10"])
+        abnormal = side.q["labels"].map(len).to_numpy() > 0
+        if abnormal.any():
+            found["abnormal"] = _describe(side, scores, "labels", abnormal, ["nDCG@10"])
+    return found
 
 # %% ../nbs/extras/evaluate.ipynb #00000011
-def _rank_table(direction:str, q:pd.DataFrame, g:pd.DataFrame, similarity:Similarity, scores:pd.DataFrame, own:csr_array) -> pd.DataFrame:
+def _look_up(similarity:Similarity, n_gallery:int, mine:np.ndarray, other:np.ndarray) -> list[np.ndarray]:
+    "For each query the similarity to its own and to another item; the ten best similarities, and their items."
+    size, parts = max(1, BLOCK // n_gallery), []
+    for start in range(0, len(mine), size):
+        block = similarity(start, min(start + size, len(mine)))
+        row, now = np.arange(len(block)), slice(start, start + len(block))
+        found = block[row, mine[now]], block[row, other[now]], *block.topk(min(10, n_gallery))
+        parts.append([x.numpy() for x in found])
+    return [np.concatenate(x) for x in zip(*parts)]
+
+def _rank_table(side:_Side, similarity:Similarity, scores:dict) -> pd.DataFrame:
     "A row per query."
-    mine, size, parts = own.indices[own.indptr[:-1]], max(1, BLOCK // len(g)), []
+    q, g, own = side.q, side.g, side.kinds["own"](0, len(side.q))
+    mine = own.indices[own.indptr[:-1]]
     other = (mine + np.random.default_rng(0).integers(1, max(len(g), 2), len(q))) % len(g)
-    for start in range(0, len(q), size):
-        block = similarity(start, min(start + size, len(q)))
-        pick = np.arange(start, start + len(block))
-        parts.append([*(block[range(len(block)), at[pick]].numpy() for at in (mine, other)), *(x.numpy() for x in block.topk(min(10, len(g))))])
-    matched, random, values, at = (np.concatenate(x) for x in zip(*parts))
-    first = {f"top_{k+1}": g["study_id"].to_numpy()[at[:, k]] for k in range(at.shape[1])} | {f"score_{k+1}": values[:, k] for k in range(at.shape[1])}
-    return pd.DataFrame(dict(direction=direction, query=q["study_id"].to_numpy(), patient_id=q["patient_id"].to_numpy(), rank=scores["MedR"], similarity=matched,
-                             random_similarity=random, twins=same(q["text_id"], g["text_id"]).sum(1).astype(int)) | first)
+    matched, random, best, items = _look_up(similarity, len(g), mine, other)
+    columns = dict(direction=side.name, query=q["study_id"].to_numpy(), patient_id=q["patient_id"].to_numpy(),
+                   rank=scores["own"]["MedR"], similarity=matched, random_similarity=random,
+                   twins=equal_relevance(q["text_id"], g["text_id"]).sum(1).astype(int))
+    columns |= {f"top_{k}": g["study_id"].to_numpy()[found] for k, found in enumerate(items.T, 1)}
+    columns |= {f"score_{k}": found for k, found in enumerate(best.T, 1)}
+    return pd.DataFrame(columns)
 
 # %% ../nbs/extras/evaluate.ipynb #00000012
-def _paired(q:pd.DataFrame, mine:dict, theirs:dict) -> dict: # Metric to a, b, difference, low, high, p
+def _paired(side:_Side, ours:dict, theirs:dict) -> dict: # Metric to a, b, difference, low, high, p
     "How another model's scores differ from ours, for the strict pair and by findings."
-    def both(scores): return scores["own"].assign(**{"labels nDCG@10": scores["labels"]["nDCG@10"]} if "labels" in scores else {})
-    return paired_difference(both(mine), both(theirs), q["patient_id"]).to_dict("index")
+    def both(scores):
+        labels = {"labels nDCG@10": scores["labels"]["nDCG@10"]} if "labels" in scores else {}
+        return scores["own"].assign(**labels)
+    return paired_difference(both(ours), both(theirs), side.q["patient_id"]).to_dict("index")
 
 # %% ../nbs/extras/evaluate.ipynb #00000013
+def _sizes(table:pd.DataFrame, split:str, unique_texts:bool) -> dict:
+    gallery = {name: len(g) for name, (_, g) in directions(table, unique_texts).items()} if unique_texts else len(table)
+    return dict(split=split, n_queries=len(table), n_gallery=gallery, n_patients=table["patient_id"].nunique(),
+                unique_texts=unique_texts)
+
 def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
              data:StudyData, # With splits
              split:str="test", # train, val or test
              unique_texts:bool=False, # Each text once in the gallery
              rivals:dict[str, tuple]|None=None, # Name to another model, and the same studies prepared for it
             ) -> tuple[dict, pd.DataFrame]: # What metrics.json holds, and a row per query and direction
-    "Retrieval in both directions over one split, with intervals, ceiling and baselines; zero-shot findings; rivals on the same queries."
+    "Retrieval in both directions over one split, with intervals and baselines; zero-shot findings; rivals."
     rows = data.rows(split)
-    table, known, blind = study_table(data, rows), embed(model, data, rows), embed(untrained(model), data, rows)
-    theirs, sides, found, ranks = {name: embed(*rival, rows) for name, rival in (rivals or {}).items()}, directions(table, unique_texts), {}, []
-    compared = {name: {} for name in theirs}
-    for direction, (q, g) in sides.items():
-        turn = slice(None, None, 1 if direction == "image_to_text" else -1) # images ask texts, or the other way round
-        kinds, answers = relevance_kinds(q, g, unique_texts), _answers(q, g, known[turn], blind[turn])
-        found[direction], scores = _evaluate_direction(q, g, kinds, answers)
-        for name, (asks, told) in ((name, emb[turn]) for name, emb in theirs.items()):
-            compared[name][direction] = _paired(q, scores, score_blocks(dot(asks[q.index], told[g.index]), kinds, len(q), len(g)))
-        ranks.append(_rank_table(direction, q, g, answers["model"], scores["own"], kinds["own"](0, len(q))))
-    n = {direction: len(g) for direction, (q, g) in sides.items()} if unique_texts else len(rows)
-    head = dict(split=split, n_queries=len(rows), n_gallery=n, n_patients=table["patient_id"].nunique(), unique_texts=unique_texts)
+    table = study_table(data, rows)
+    known, blind = embed(model, data, rows), embed(untrained(model), data, rows)
+    theirs = {name: embed(*rival, rows) for name, rival in (rivals or {}).items()}
+    result, ranks, compared = _sizes(table, split, unique_texts), [], {name: {} for name in theirs}
+    for name, (q, g) in directions(table, unique_texts).items():
+        side = _Side(name, q, g, relevance_kinds(q, g, unique_texts))
+        answers = _answers(side, known, blind)
+        scores = {who: side.scores(answer) for who, answer in answers.items()}
+        result[name] = _describe_all(side, scores)
+        ranks.append(_rank_table(side, answers["model"], scores["model"]))
+        for rival, emb in theirs.items():
+            compared[rival][name] = _paired(side, scores["model"], side.scores(side.similarity(emb)))
     findings = zero_shot(model, known[0], table["labels"].tolist(), table["patient_id"]).to_dict("index")
-    return head | found | (dict(zero_shot=findings) if findings else {}) | (dict(compare=compared) if compared else {}), pd.concat(ranks, ignore_index=True)
+    last = dict(zero_shot=findings, compare=compared)
+    return result | {key: value for key, value in last.items() if value}, pd.concat(ranks, ignore_index=True)
 
 # %% ../nbs/extras/evaluate.ipynb #00000020
 def _prepared(run:Run, image_size:int, views:str, rows:np.ndarray) -> StudyData:
     "The run's studies at another size. Raises ValueError where a study has no such view."
     images = build_cache(run.data.studies, image_size, _data_settings(run.info, run.folder)[0].cache_dir)
     shown = choose_views(images.hashes != 0, views)
-    if lost := (shown[rows] < 0).all(1).sum(): raise ValueError(f"{lost} of {len(rows)} studies have no {views} image, and the other model knows nothing else; they cannot be compared")
+    lost = (shown[rows] < 0).all(1).sum()
+    if lost:
+        raise ValueError(f"{lost} of {len(rows)} studies have no {views} image, "
+                         "and the other model knows nothing else; they cannot be compared")
     return replace(run.data, images=images, at=np.arange(len(shown)), shown=shown)
 
 # %% ../nbs/extras/evaluate.ipynb #00000021
+def _check_unseen(folder:Path, theirs:dict, run:Run, split:str) -> None: # `theirs` are the other run's splits
+    ours = run.data.splits[split]
+    seen = set(theirs["train"]) & set(ours)
+    if seen:
+        raise ValueError(f"{folder} was trained on {len(seen)} of the {len(ours)} patients of this {split} split; "
+                         "compare runs that share a --data.split_file")
+
 def load_rival(name:str, # A run's folder, or what `load_model` takes
-               run:Run, split:str="test") -> tuple[str, CLIPMini, StudyData]: # What to call it, the model, and the run's studies for it
+               run:Run, split:str="test") -> tuple[str, CLIPMini, StudyData]: # Its name, the model, the run's studies
     "A model to compare a run with. Raises ValueError where it was trained on patients of the split."
     rows = run.data.rows(split)
-    if not any((Path(name)/file).exists() for file in ("run.json", "../run.json")):
-        model = load_model(name).to(run.model.device)
-        if cut := model.count_cut(run.data.texts(rows)): warnings.warn(f"{model.name} reads only the beginning of {cut} of these {len(rows)} reports, which are too long for it")
-        return model.name, model, _prepared(run, model.image_size, "any", rows)
-    folder = find_ckpt(name)
-    info, splits = _read_info(folder.parent)
-    if seen := set(splits["train"]) & set(run.data.splits[split]):
-        raise ValueError(f"{folder.parent} was trained on {len(seen)} of the {len(run.data.splits[split])} patients of this {split} split; compare runs that share a --data.split_file")
-    config, *_ = _data_settings(info, folder.parent)
-    return folder.parent.name, CLIPMini.from_pretrained(folder).to(run.model.device), _prepared(run, config.image_size, config.views, rows)
+    if any((Path(name)/file).exists() for file in ("run.json", "../run.json")):
+        best = find_ckpt(name)
+        info, splits = _read_info(best.parent)
+        _check_unseen(best.parent, splits, run, split)
+        config = _data_settings(info, best.parent)[0]
+        model = CLIPMini.from_pretrained(best).to(run.model.device)
+        return best.parent.name, model, _prepared(run, config.image_size, config.views, rows)
+    model = load_model(name).to(run.model.device)
+    cut = model.count_cut(run.data.texts(rows))
+    if cut:
+        warnings.warn(f"{model.name} reads only the beginning of {cut} of these {len(rows)} reports, "
+                      "which are too long for it")
+    return model.name, model, _prepared(run, model.image_size, "any", rows)
 
 # %% ../nbs/extras/evaluate.ipynb #00000026
 def evaluate_run(run:Run, # A trained model and its data
                  split:str="test", # train, val or test
                  unique_texts:bool=False, # Each text once in the gallery
-                 compare:tuple[str, ...]=(), # Models to compare with, as `load_rival` takes them
-                ) -> dict:
-    "Evaluates a run and writes metrics.json, metrics.md, ranks.csv and viz/evaluation.png into its folder; returns what metrics.json holds."
-    rivals = {name: (model, data) for name, model, data in (load_rival(name, run, split) for name in compare)}
+                 compare:tuple[str, ...]=()) -> dict: # Models to compare with, as `load_rival` takes them
+    "Evaluates a run; writes metrics.json, metrics.md, ranks.csv and viz/evaluation.png; returns the metrics."
+    rivals = {}
+    for path in compare:
+        name, *rival = load_rival(path, run, split)
+        rivals[name] = rival
     result, ranks = evaluate(run.model, run.data, split, unique_texts, rivals)
     texts = dict(zip(run.data.studies["study_id"], run.data.studies["text"]))
     write_atomic(run.folder/"ranks.csv", ranks.to_csv(index=False, lineterminator="\n"))
@@ -169,8 +219,7 @@ def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run
                source:str|None=None, # Where the data lies now, if elsewhere than in training
                split:str="test", # Which split to evaluate: train, val or test
                unique_texts:bool=False, # Each text once in the gallery, as CXR-CLIP evaluates
-               compare:list[str]=(), # Other models on the same studies: run folders, hf-hub:… of open_clip, a transformers CLIP, or local folders of these
-              ):
+               compare:list[str]=()): # Other models on the same studies: run folders, or what `load_model` takes
     "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
     stages = Stages()
     run = load_run(ckpt, results_dir, source)
@@ -178,57 +227,79 @@ def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run
     result = evaluate_run(run, split, unique_texts, tuple(compare))
     stages.done("evaluating")
     print(format_metrics(result))
-    if compare: print(f"\ncompared on the same studies; a difference above 0 is the other model's advantage (for MedR, below 0)\n{comparison_table(result)}")
-    print(f"written to {run.folder}: metrics.json, metrics.md, ranks.csv, viz/evaluation.png; {stages}. Next: rclip_viz")
+    if compare:
+        print("\ncompared on the same studies; a difference above 0 is the other model's advantage (for MedR, below 0)")
+        print(comparison_table(result))
+    written = "metrics.json, metrics.md, ranks.csv, viz/evaluation.png"
+    print(f"written to {run.folder}: {written}; {stages}. Next: rclip_viz")
 
 # %% ../nbs/extras/evaluate.ipynb #00000028
 def main(): run_command(rclip_eval)
 if __name__ == "__main__" and globals().get("__spec__"): main()
 
 # %% ../nbs/extras/evaluate.ipynb #0000002c
-def model_card(run:Path # A run's folder, evaluated
-              ) -> str:
-    "A README for the hub, in Markdown. Raises FileNotFoundError where the run has not been evaluated."
-    try: info, result = (json.loads((run/name).read_text(encoding="utf-8")) for name in ("run.json", "metrics.json"))
-    except FileNotFoundError as e: raise FileNotFoundError(f"{e.filename} is missing: a model card needs a finished run and its metrics (rclip_eval)") from e
-    config, data, source = info["config"], info["data"], info["config"]["data"]["source"]
-    drawn, counts = source == "phantom", ", ".join(f"{k}: {v['studies']:,} studies of {v['patients']:,} patients" for k, v in data["counts"].items())
-    text = "its text encoder learned from the training reports" if config["model"]["text_encoder"] == "scratch" else config["model"]["text_encoder"]
-    return f"""---
+_CARD = """---
 library_name: radiology_clip_mini
-license: {"mit" if drawn else "other"}
+license: {license}
 tags: [clip, chest-x-ray, radiology, image-text-retrieval]
 ---
-# {run.name}
+# {name}
 
-A CLIP model for chest radiographs and reports: {config["model"]["image_encoder"]} and {text}, {config["model"]["embed_dim"]} dimensions.
-Load it with `CLIPMini.from_pretrained("owner/name")` of [radiology_clip_mini](https://radiology-clip-mini.github.io/radiology-clip-mini).
+A CLIP model for chest radiographs and reports: {model[image_encoder]} and {text}, {model[embed_dim]} dimensions.
+Load it with `CLIPMini.from_pretrained("owner/name")` of \
+[radiology_clip_mini](https://radiology-clip-mini.github.io/radiology-clip-mini).
 
 ## Data
-{"Drawn chests (phantoms), no patients" if drawn else f"Source: {source}"}; {counts}. Split by {config["data"]["split"]}, fingerprint {data["fingerprint"]}.
+{origin}. Split by {data[split]}, fingerprint {fingerprint}.
 
-## Retrieval on the {result["split"]} split
-{result["n_queries"]} queries, a gallery of {result["n_gallery"]}; 95 % intervals in brackets.
+## Retrieval on the {result[split]} split
+{sizes}.
 
-{markdown_metrics(result)}
+{table}
 
 ## Limits
-Not a medical device: not for diagnosis, triage or any decision about a patient. {"It has never seen a real radiograph." if drawn else
-"Trained on one collection; nothing is known about other hospitals, devices or groups of patients."} A gallery of {result["n_gallery"]} is small: recall falls as it grows.
+Not a medical device: not for diagnosis, triage or any decision about a patient. {limit} \
+A gallery of {result[n_gallery]} is small: recall falls as it grows.
 
 ## Licence
-The code is MIT. {"The phantoms are drawn by that code." if drawn else "The weights come from data with terms of its own (IU X-Ray: CC BY-NC-ND 4.0), which decide what may be done with them."}
+The code is MIT. {terms}
 
-Trained with seed {config["seed"]}, {config["train"]["epochs"]} epochs at most, best epoch {info["best"]["epoch"]}; commit {info["git_commit"]}, torch {info["versions"]["torch"]}.
+{trained}.
 """
+
+# %% ../nbs/extras/evaluate.ipynb #2a86195f
+_DRAWN = dict(license="mit", limit="It has never seen a real radiograph.", terms="The phantoms are drawn by that code.")
+_REAL = dict(license="other", limit="Trained on one collection; nothing is known about other hospitals, "
+                                   "devices or groups of patients.",
+            terms="The weights come from data with terms of its own (IU X-Ray: CC BY-NC-ND 4.0), "
+                  "which decide what may be done with them.")
+
+def model_card(run:Path) -> str: # A run's folder, evaluated
+    "A README for the hub, in Markdown. Raises FileNotFoundError where the run has not been evaluated."
+    try:
+        info, result = (json.loads((run/name).read_text(encoding="utf-8")) for name in ("run.json", "metrics.json"))
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f"{e.filename} is missing: a model card needs a finished run "
+                                "and its metrics (rclip_eval)") from e
+    config, data, text = info["config"], info["data"], info["config"]["model"]["text_encoder"]
+    drawn = config["data"]["source"] == "phantom"
+    origin = "Drawn chests (phantoms), no patients" if drawn else f"Source: {config['data']['source']}"
+    counts = [f"{k}: {v['studies']:,} studies of {v['patients']:,} patients" for k, v in data["counts"].items()]
+    return _CARD.format(
+        **config, **(_DRAWN if drawn else _REAL), name=run.name, result=result, table=markdown_metrics(result),
+        text="its text encoder learned from the training reports" if text == "scratch" else text,
+        origin=f"{origin}; {', '.join(counts)}", fingerprint=data["fingerprint"],
+        sizes=f"{result['n_queries']} queries, a gallery of {result['n_gallery']}; 95 % intervals in brackets",
+        trained=f"Trained with seed {config['seed']}, {config['train']['epochs']} epochs at most, "
+                f"best epoch {info['best']['epoch']}; commit {info['git_commit']}, torch {info['versions']['torch']}")
 
 # %% ../nbs/extras/evaluate.ipynb #0000002d
 def push_to_hub(run:str|Path, # A run's folder, evaluated
-                repo_id:str, # owner/name
-                private:bool=True) -> str: # Its address
+                repo_id:str, private:bool=True) -> str: # owner/name; returns its address
     "Uploads a run's best model with its card. Raises FileNotFoundError where the run has not been evaluated."
-    card, api = model_card(Path(run)), HfApi()
+    run, api = Path(run), HfApi()
+    card = model_card(run).encode()
     url = str(api.create_repo(repo_id, private=private, exist_ok=True))
-    api.upload_folder(repo_id=repo_id, folder_path=Path(run)/"best", commit_message=f"Model of run {Path(run).name}")
-    api.upload_file(repo_id=repo_id, path_or_fileobj=card.encode(), path_in_repo="README.md", commit_message="Model card")
+    api.upload_folder(repo_id=repo_id, folder_path=run/"best", commit_message=f"Model of run {run.name}")
+    api.upload_file(repo_id=repo_id, path_or_fileobj=card, path_in_repo="README.md", commit_message="Model card")
     return url

@@ -20,7 +20,8 @@ from .uncertainty import bootstrap_ci
 
 # %% ../nbs/extras/report.ipynb #0000000a
 STRICT = [("own", name) for name in ("R@1", "R@5", "R@10", "MedR", "MRR", "nDCG@10")]
-WIDER = [("text", "R@1"), ("text", "R@10"), ("text", "mAP"), ("patient", "R@10"), ("labels", "nDCG@10"), ("abnormal", "nDCG@10")]
+WIDER = [("text", "R@1"), ("text", "R@10"), ("text", "mAP"),
+         ("patient", "R@10"), ("labels", "nDCG@10"), ("abnormal", "nDCG@10")]
 BASELINES = {"ceiling": "ceiling", "normal": "always normal", "random": "untrained", "chance": "chance"}
 DIRECTIONS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
@@ -39,31 +40,39 @@ def _interval(name:str, low_high, sign:str="") -> str:
     return f"({'–'.join(_number(name, x, sign) for x in low_high)})" if low_high else ""
 
 # %% ../nbs/extras/report.ipynb #0000000c
-def text_table(head:list[str], # Of the columns after the first
-               rows:list[list[str]]) -> str:
+def text_table(head:list[str], rows:list[list[str]]) -> str: # `head` of the columns after the first
     "Columns of plain text, the first to the left and the others to the right; at most 100 wide with six columns."
-    return "\n".join(f"{first:<16}" + "".join(f"{cell:>14}" for cell in cells) for first, *cells in [["", *head], *rows])
+    lines = [["", *head], *rows]
+    return "\n".join(f"{first:<16}" + "".join(map("{:>14}".format, cells)) for first, *cells in lines)
 
 # %% ../nbs/extras/report.ipynb #0000000d
 def _rows(direction:dict, columns:list) -> list[list[str]]:
     "A value, its interval, and the baselines, of one direction."
     parts = [(name, _part(direction, kind)) for kind, name in columns]
-    rows = [["this model", *(_number(n, p.get(n)) for n, p in parts)], ["  95 % interval", *(_interval(n, p.get("ci95", {}).get(n)) for n, p in parts)]]
-    return rows + [[f"  {label}", *(_number(n, p.get(who, {}).get(n)) for n, p in parts)] for who, label in BASELINES.items() if who in direction]
+    rows = [["this model", *(_number(name, part.get(name)) for name, part in parts)],
+            ["  95 % interval", *(_interval(name, part.get("ci95", {}).get(name)) for name, part in parts)]]
+    for who, label in BASELINES.items():
+        if who in direction:
+            rows.append([f"  {label}", *(_number(name, part.get(who, {}).get(name)) for name, part in parts)])
+    return rows
+
+def _column(kind:str, name:str) -> str:
+    if kind == "own": return name if name == "MedR" else f"{name} %"
+    return f"{kind} {name.replace('nDCG@10', 'nDCG')}"
 
 # %% ../nbs/extras/report.ipynb #0000000e
-def _head(columns:list) -> list[str]:
-    return [name + " %"*(name != "MedR") if kind == "own" else f"{kind} {name.removesuffix('@10') if name == 'nDCG@10' else name}" for kind, name in columns]
-
-def format_metrics(result:dict, # As `evaluate` gives it
-                  ) -> str:
+def format_metrics(result:dict) -> str: # As `evaluate` gives it
     "The metrics as a text table, at most 100 columns wide."
     n = result["n_gallery"]
     gallery = n if isinstance(n, int) else " and ".join(f"{n[d]} ({label})" for d, label in DIRECTIONS.items())
-    lines = [f"{result['split']} split: {result['n_queries']} queries, gallery of {gallery}, {result['n_patients']} patients"]
+    lines = [f"{result['split']} split: {result['n_queries']} queries, gallery of {gallery}, "
+             f"{result['n_patients']} patients"]
     for key, label in DIRECTIONS.items():
-        lines += [f"\n{label}, the own report", text_table(_head(STRICT), _rows(result[key], STRICT))]
-        if "text" in result[key]: lines += [f"{label}, by equal text, patient and findings (%)", text_table(_head(WIDER), _rows(result[key], WIDER))]
+        tables = {f"\n{label}, the own report": STRICT}
+        if "text" in result[key]:
+            tables[f"{label}, by equal text, patient and findings (%)"] = WIDER
+        for title, columns in tables.items():
+            lines += [title, text_table([_column(*column) for column in columns], _rows(result[key], columns))]
     return "\n".join(lines + _zero_shot_lines(result))
 
 # %% ../nbs/extras/report.ipynb #0000000f
@@ -71,30 +80,33 @@ def _zero_shot_lines(result:dict) -> list[str]:
     "The macro line of the zero-shot table, if there is one."
     macro = result.get("zero_shot", {}).get("macro")
     if not macro: return []
+    auc, no_x = (f"{macro[k]:.3f} ({macro[k + '_low']:.3f}–{macro[k + '_high']:.3f})" for k in ("AUC", "no_X"))
     heard = "hears" if macro["no_X_low"] > .5 else "does not hear"
-    return [f"\nzero-shot findings: macro AUC {macro['AUC']:.3f} ({macro['AUC_low']:.3f}–{macro['AUC_high']:.3f}) over {len(result['zero_shot']) - 1} findings, "
-            f"chance 0.500;", f"  by \"no X\" alone {macro['no_X']:.3f} ({macro['no_X_low']:.3f}–{macro['no_X_high']:.3f}): the model {heard} the word \"no\""]
+    return [f"\nzero-shot findings: macro AUC {auc} over {len(result['zero_shot']) - 1} findings, chance 0.500;",
+            f"  by \"no X\" alone {no_x}: the model {heard} the word \"no\""]
 
 # %% ../nbs/extras/report.ipynb #00000013
-def markdown_metrics(result:dict, # As `evaluate` gives it
-                     columns:list=STRICT) -> str:
+def _markdown_row(cells) -> str: return "|" + "|".join(cells) + "|"
+
+def markdown_metrics(result:dict, columns:list=STRICT) -> str: # As `evaluate` gives it
     "The metrics as a Markdown table, intervals in brackets."
-    lines = ["| |" + "|".join(_head(columns)) + "|", "|---|" + "--:|"*len(columns)]
+    lines = [_markdown_row([" ", *(_column(*column) for column in columns)]), "|---|" + "--:|"*len(columns)]
     for key, label in DIRECTIONS.items():
         values, intervals, *baselines = _rows(result[key], columns)
         cells = [f"{v} {ci}".strip() for v, ci in zip(values[1:], intervals[1:])]
-        lines += ["|" + "|".join(row) + "|" for row in [[f"**{label}**", *cells], *[[name.strip(), *cells] for name, *cells in baselines]]]
+        lines.append(_markdown_row([f"**{label}**", *cells]))
+        lines += [_markdown_row([name.strip(), *cells]) for name, *cells in baselines]
     return "\n".join(lines)
 
 # %% ../nbs/extras/report.ipynb #00000019
 def failure_table(ranks:pd.DataFrame, # As ranks.csv
                   texts:dict[str, str], # Study to report
-                  n:int=5, # For each direction
-                 ) -> pd.DataFrame: # query, rank, its report, what came first, and the report of that
+                  n:int=5) -> pd.DataFrame: # For each direction; its report, what came first, and the report of that
     "The worst queries of each direction."
     worst = pd.concat([part.nlargest(n, "rank") for _, part in ranks.groupby("direction", sort=False)])
     def report(study): return textwrap.shorten(texts[str(study)], 90, placeholder=" …")
-    return worst[["direction", "query", "rank"]].assign(report=worst["query"].map(report), first=worst["top_1"], report_of_first=worst["top_1"].map(report))
+    reports, of_first = worst["query"].map(report), worst["top_1"].map(report)
+    return worst[["direction", "query", "rank"]].assign(report=reports, first=worst["top_1"], report_of_first=of_first)
 
 # %% ../nbs/extras/report.ipynb #0000001e
 def _recall_curve(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
@@ -111,8 +123,8 @@ def _recall_curve(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
 
 # %% ../nbs/extras/report.ipynb #0000001f
 def _rank_histogram(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
-    groups = ranks.groupby("direction", sort=False)["rank"]
-    ax.hist([part for _, part in groups], bins=np.linspace(.5, n_gallery + .5, 21), label=[DIRECTIONS[d] for d, _ in groups])
+    groups = dict(list(ranks.groupby("direction", sort=False)["rank"]))
+    ax.hist(list(groups.values()), bins=np.linspace(.5, n_gallery + .5, 21), label=[DIRECTIONS[d] for d in groups])
     ax.set(xlabel="rank of the own match", ylabel="queries")
     ax.legend(fontsize=8)
 
@@ -120,9 +132,10 @@ def _rank_histogram(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
 def matched_share(matched:np.ndarray, random:np.ndarray, # (n,) similarities each
                   bins:int=10) -> pd.DataFrame: # similarity (middle of a bin), share
     "Of equally many matched and random pairs, the share that is matched, in bins with equally many pairs."
-    pairs = pd.DataFrame(dict(similarity=np.r_[matched, random], matched=np.r_[np.ones(len(matched)), np.zeros(len(random))]))
+    share = np.repeat([1., 0.], [len(matched), len(random)])
+    pairs = pd.DataFrame(dict(similarity=np.r_[matched, random], share=share))
     parts = pairs.groupby(pd.qcut(pairs["similarity"], bins, duplicates="drop"), observed=True)
-    return pd.DataFrame(dict(similarity=parts["similarity"].mean(), share=parts["matched"].mean())).reset_index(drop=True)
+    return parts.mean().reset_index(drop=True)
 
 # %% ../nbs/extras/report.ipynb #00000021
 def _calibration(ax, ranks:pd.DataFrame) -> None:
@@ -137,54 +150,72 @@ def _calibration(ax, ranks:pd.DataFrame) -> None:
 # %% ../nbs/extras/report.ipynb #00000024
 def figure_png(fig:Figure) -> bytes:
     "The figure as an encoded PNG."
-    fig.savefig(png := io.BytesIO(), format="png", bbox_inches="tight")
+    png = io.BytesIO()
+    fig.savefig(png, format="png", bbox_inches="tight")
     return png.getvalue()
 
 class Picture(Figure):
     "A figure that shows itself in a notebook."
-    def __init__(self, width:float, height:float): super().__init__(figsize=(width, height), dpi=90, layout="constrained")
+    def __init__(self, width:float, height:float):
+        super().__init__(figsize=(width, height), dpi=90, layout="constrained")
     def _repr_png_(self): return figure_png(self)
 
 # %% ../nbs/extras/report.ipynb #00000026
 _STEPS = np.linspace(0, 1, 256)
-HEAT = ListedColormap(np.c_[colormaps["inferno"](.45 + .55*_STEPS)[:, :3], .65*_STEPS], "heat") # More colour and less transparent the higher
+HEAT = ListedColormap(np.c_[colormaps["inferno"](.45 + .55*_STEPS)[:, :3], .65*_STEPS], "heat")
 
 # %% ../nbs/extras/report.ipynb #00000029
-def evaluation_figure(ranks:pd.DataFrame, # As ranks.csv
-                      n_gallery:int) -> Figure:
+def evaluation_figure(ranks:pd.DataFrame, n_gallery:int) -> Figure: # As ranks.csv
     "Recall against k, the ranks, and what similarity means."
     fig = Picture(12, 3.2)
     curve, histogram, calibration = fig.subplots(1, 3)
-    _recall_curve(curve, ranks, n_gallery), _rank_histogram(histogram, ranks, n_gallery), _calibration(calibration, ranks)
+    _recall_curve(curve, ranks, n_gallery)
+    _rank_histogram(histogram, ranks, n_gallery)
+    _calibration(calibration, ranks)
     return fig
 
 # %% ../nbs/extras/report.ipynb #0000002f
-def comparison_table(result:dict, # With "compare": model to direction to metric to a, b, difference, low, high, p
-                    ) -> str:
+def _p_value(p:float) -> str: return f"{p:.3f}" if p >= .001 else "< 0.001"
+
+def _rival_rows(name:str, found:dict, columns:list) -> list[list[str]]:
+    "One other model: its values, the differences, their intervals and p; empty where nothing was compared."
+    rows = [[name[:16]], ["  difference"], ["  95 % interval"], ["  p"]]
+    for kind, metric in columns:
+        c = found.get(metric if kind == "own" else f"{kind} {metric}")
+        cells = [""]*4 if c is None else [_number(metric, c["b"]), _number(metric, c["difference"], "+"),
+                                          _interval(metric, [c["low"], c["high"]], "+"), _p_value(c["p"])]
+        for row, cell in zip(rows, cells): row.append(cell)
+    return rows
+
+def comparison_table(result:dict) -> str: # With "compare": model, direction, metric to a, b, difference, low, high, p
     "The models of a comparison as a text table."
-    columns, lines = [*STRICT[:4], ("own", "MRR"), ("labels", "nDCG@10")], []
+    columns, tables = [*STRICT[:4], ("own", "MRR"), ("labels", "nDCG@10")], []
     for key, label in DIRECTIONS.items():
-        rows = [_rows(result[key], columns)[0]]
+        rows = _rows(result[key], columns)[:1]
         for name, found in result["compare"].items():
-            cells = [(n, found[key].get(n if kind == "own" else f"{kind} {n}")) for kind, n in columns]
-            rows += [[name[:16], *(_number(n, c and c["b"]) for n, c in cells)], ["  difference", *(_number(n, c and c["difference"], "+") for n, c in cells)],
-                     ["  95 % interval", *(_interval(n, c and [c["low"], c["high"]], "+") for n, c in cells)], ["  p", *("" if c is None else f"{c['p']:.3f}" if c["p"] >= .001 else "< 0.001" for _, c in cells)]]
-        lines += [f"{label}", text_table(_head(columns), rows), ""]
-    return "\n".join(lines).rstrip()
+            rows += _rival_rows(name, found[key], columns)
+        tables.append(f"{label}\n{text_table([_column(*column) for column in columns], rows)}")
+    return "\n\n".join(tables).rstrip()
 
 # %% ../nbs/extras/report.ipynb #00000033
 def _markdown_table(table:pd.DataFrame) -> str:
     "A data frame in Markdown."
-    rows = [[str(x).replace("|", "\\|") for x in row] for row in table.itertuples(index=False)]
-    return "\n".join("|" + "|".join(row) + "|" for row in [list(table), ["---"]*table.shape[1], *rows])
+    lines = [_markdown_row(table.columns), _markdown_row(["---"]*table.shape[1])]
+    for row in table.itertuples(index=False):
+        lines.append(_markdown_row(str(x).replace("|", "\\|") for x in row))
+    return "\n".join(lines)
 
-def markdown_report(result:dict, # As `evaluate` gives it
-                    failures:pd.DataFrame, # As `failure_table`
-                   ) -> str:
+def markdown_report(result:dict, failures:pd.DataFrame) -> str: # As `evaluate` and `failure_table` give them
     "The page that metrics.md holds."
-    parts = [f"# {result['split']} split", f"{result['n_queries']} queries of {result['n_patients']} patients. Research and education only, not for clinical decisions.",
+    parts = [f"# {result['split']} split",
+             f"{result['n_queries']} queries of {result['n_patients']} patients. "
+             "Research and education only, not for clinical decisions.",
              "Percentages, and MedR, a rank; 95 % intervals over patients.", markdown_metrics(result)]
-    if "text" in result["image_to_text"]: parts += ["## By equal text, patient and findings", markdown_metrics(result, WIDER)]
-    if "zero_shot" in result: parts += ["## Zero-shot findings", _markdown_table(pd.DataFrame(result["zero_shot"]).T.round(3).reset_index(names="finding"))]
-    if "compare" in result: parts += ["## Other models on the same studies", f"```\n{comparison_table(result)}\n```"]
+    if "text" in result["image_to_text"]:
+        parts += ["## By equal text, patient and findings", markdown_metrics(result, WIDER)]
+    if "zero_shot" in result:
+        table = pd.DataFrame(result["zero_shot"]).T.round(3).reset_index(names="finding")
+        parts += ["## Zero-shot findings", _markdown_table(table)]
+    if "compare" in result:
+        parts += ["## Other models on the same studies", f"```\n{comparison_table(result)}\n```"]
     return "\n\n".join([*parts, "## The worst queries", _markdown_table(failures)]) + "\n"

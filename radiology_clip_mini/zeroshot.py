@@ -7,6 +7,8 @@ __all__ = ['PRESENT', 'ABSENT', 'SCALE', 'has_finding', 'common_findings', 'prom
            'auc_and_ap', 'zero_shot']
 
 # %% ../nbs/extras/zeroshot.ipynb #00000004
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import torch
@@ -16,16 +18,18 @@ from .uncertainty import LEVELS, patient_counts
 
 # %% ../nbs/extras/zeroshot.ipynb #00000009
 def has_finding(labels, # n lists of labels
-                findings:list[str], # f names
-               ) -> np.ndarray: # (n, f) bool
+                findings:list[str]) -> np.ndarray: # f names; (n, f) bool
     "Which studies have which finding, whatever its side and lobe; a name with a side asks for that side."
-    return np.array([[f in held for f in findings] for held in ({*x, *map(plain_finding, x)} for x in labels)], dtype=bool).reshape(len(labels), len(findings))
+    found = np.zeros((len(labels), len(findings)), dtype=bool)
+    for row, names in zip(found, labels):
+        held = {*names, *map(plain_finding, names)}
+        row[:] = [finding in held for finding in findings]
+    return found
 
 def common_findings(labels, # n lists of labels
-                    least:int=5, # Studies that have it, and that do not
-                   ) -> list[str]:
+                    least:int=5) -> list[str]: # Studies that have it, and that do not
     "The findings that can be evaluated, the most frequent first; \"other\" is none."
-    names = sorted({plain_finding(x) for held in labels for x in held} - {"other"})
+    names = sorted({plain_finding(label) for label in set().union(*labels)} - {"other"})
     n = has_finding(labels, names).sum(0)
     return [names[i] for i in np.argsort(-n, kind="stable") if least <= n[i] <= len(labels) - least]
 
@@ -42,48 +46,56 @@ def _prompt(template:str, finding:str) -> str:
 def prompt_embeddings(model, # Anything with `encode_text`
                       findings:list[str], templates:tuple) -> np.ndarray: # (f, d)
     "The mean embedding of each finding's sentences."
-    texts = [_prompt(t, f) for f in findings for t in templates]
-    return model.encode_text(texts).float().cpu().numpy().reshape(len(findings), len(templates), -1).mean(1)
+    texts = [_prompt(template, finding) for finding, template in product(findings, templates)]
+    emb = model.encode_text(texts).float().cpu().numpy()
+    return emb.reshape(len(findings), len(templates), -1).mean(1)
 
 # %% ../nbs/extras/zeroshot.ipynb #0000000f
 def finding_scores(model, image_emb:np.ndarray, # (n, d) unit rows
                    findings:list[str]) -> dict[str, np.ndarray]: # Each (n, f): "X", "no X" and "contrast"
-    "How each image answers to each finding: nearness to the statement, distance from the denial, and the sum of both, which orders like their softmax."
-    present, absent = (image_emb @ prompt_embeddings(model, findings, t).T for t in (PRESENT, ABSENT))
+    "Nearness to the statement, distance from the denial, and their sum, which orders images like the softmax."
+    present = image_emb @ prompt_embeddings(model, findings, PRESENT).T
+    absent = image_emb @ prompt_embeddings(model, findings, ABSENT).T
     return {"X": present, "no X": -absent, "contrast": present - absent}
 
 def probability(contrast:np.ndarray) -> np.ndarray:
-    "The softmax of statement against denial: the probability that the model gives to the statement."
+    "The softmax of statement and denial: the probability that the model gives to the statement."
     return 1 / (1 + np.exp(-SCALE * contrast))
 
 # %% ../nbs/extras/zeroshot.ipynb #00000015
-def auc_and_ap(scores:np.ndarray, # (n,)
-               truth:np.ndarray, # (n,) bool
+def auc_and_ap(scores:np.ndarray, truth:np.ndarray, # (n,), and (n,) bool
                weights:np.ndarray|None=None, # (m, n) how often each study counts; None for once
               ) -> tuple[np.ndarray, np.ndarray]: # (m,) each; NaN where a resample has one class only
     "Weighted AUC and average precision. Raises ValueError where all studies are of one class, or a score is NaN."
     truth = np.asarray(truth, dtype=bool)
-    if truth.all() or not truth.any(): raise ValueError(f"all {len(truth)} studies are of one class; AUC needs studies with and without the finding")
-    if np.isnan(scores).any(): raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN")
+    if truth.all() or not truth.any():
+        raise ValueError(f"all {len(truth)} studies are of one class; AUC needs studies with and without the finding")
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN")
     weights = np.ones((1, len(truth))) if weights is None else weights
     order = np.argsort(-scores)
-    start = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
+    start = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0) # of each group of equal scores
     with_it, without = (np.add.reduceat(weights[:, order] * kind[order], start, axis=1) for kind in (truth, ~truth))
     p, n = with_it.cumsum(1), without.cumsum(1)
     with np.errstate(invalid="ignore"): # 0/0 where a class was not drawn
-        return ((without * (p - with_it/2)).sum(1) / (p[:, -1]*n[:, -1]), np.nansum(with_it * p/(p + n), 1) / p[:, -1])
+        auc = (without * (p - with_it/2)).sum(1) / (p[:, -1]*n[:, -1])
+        ap = np.nansum(with_it * p/(p + n), 1) / p[:, -1]
+    return auc, ap
 
 # %% ../nbs/extras/zeroshot.ipynb #0000001a
-def _aucs(scores:dict, truth:np.ndarray, weights:np.ndarray) -> np.ndarray: # (4, m, f): AUC, AP, and the AUC of "X" and of "no X"
-    "Of each finding in each resample."
-    f = range(truth.shape[1])
-    both = np.stack([auc_and_ap(scores["contrast"][:, i], truth[:, i], weights) for i in f], -1)
-    return np.stack([*both, *(np.stack([auc_and_ap(scores[kind][:, i], truth[:, i], weights)[0] for i in f], -1) for kind in ("X", "no X"))])
+def _aucs(scores:dict, truth:np.ndarray, weights:np.ndarray) -> np.ndarray: # (4, m, f)
+    "AUC, AP, and the AUC of \"X\" and of \"no X\", for each finding in each resample."
+    findings = []
+    for i in range(truth.shape[1]):
+        found = {kind: auc_and_ap(values[:, i], truth[:, i], weights) for kind, values in scores.items()}
+        findings.append([*found["contrast"], found["X"][0], found["no X"][0]])
+    return np.stack(findings, -1)
 
 # %% ../nbs/extras/zeroshot.ipynb #0000001b
 def _cosines(model, findings:list[str]) -> np.ndarray: # (f,)
     "How alike the model finds each finding and its denial."
-    a, b = (e / np.linalg.norm(e, axis=1, keepdims=True) for e in (prompt_embeddings(model, findings, t) for t in (PRESENT, ABSENT)))
+    a, b = (prompt_embeddings(model, findings, templates) for templates in (PRESENT, ABSENT))
+    a, b = (emb / np.linalg.norm(emb, axis=1, keepdims=True) for emb in (a, b))
     return (a * b).sum(1)
 
 # %% ../nbs/extras/zeroshot.ipynb #0000001c
@@ -92,15 +104,19 @@ def zero_shot(model, # Anything with `encode_text`
               labels, patients, # n lists of labels, n patient ids
               findings:list[str]|None=None, # None for those of the labels
               n_boot:int=1000, seed:int=0) -> pd.DataFrame: # A row per finding and "macro"
-    "AUC and AP with 95 % intervals over patients, and the negation probe. Empty where no finding is frequent enough."
+    "AUC and AP with 95 % intervals over patients, and the negation probe. Empty where no finding is frequent."
     findings = common_findings(labels) if findings is None else findings
     if not findings: return pd.DataFrame()
-    truth, scores, (codes, known) = has_finding(labels, findings), finding_scores(model, image_emb, findings), pd.factorize(np.asarray(patients))
+    truth, scores = has_finding(labels, findings), finding_scores(model, image_emb, findings)
+    codes, known = pd.factorize(np.asarray(patients))
     values = _aucs(scores, truth, np.ones((1, len(codes))))[:, 0]
-    drawn = np.concatenate([_aucs(scores, truth, counts[:, codes]) for counts in patient_counts(len(known), n_boot, seed)], axis=1)
-    values, drawn = np.c_[values, values.mean(1)], np.concatenate([drawn, np.nanmean(drawn, 2, keepdims=True)], 2)
-    (auc, ap, x, no_x), (low, high) = values, np.nanquantile(drawn, LEVELS, axis=1)
-    cosine, n = _cosines(model, findings), truth.sum(0)
-    columns = dict(n=[*n, n.sum()], AUC=auc, AUC_low=low[0], AUC_high=high[0], AP=ap, AP_low=low[1], AP_high=high[1], prevalence=[*truth.mean(0), truth.mean()],
-                   X=x, no_X=no_x, no_X_low=low[3], no_X_high=high[3], cosine=[*cosine, cosine.mean()])
+    resamples = patient_counts(len(known), n_boot, seed)
+    drawn = np.concatenate([_aucs(scores, truth, counts[:, codes]) for counts in resamples], axis=1)
+    auc, ap, x, no_x = np.c_[values, values.mean(1)]
+    drawn = np.concatenate([drawn, np.nanmean(drawn, 2, keepdims=True)], 2)
+    low, high = np.nanquantile(drawn, LEVELS, axis=1)
+    n, cosine = truth.sum(0), _cosines(model, findings)
+    columns = dict(n=[*n, n.sum()], AUC=auc, AUC_low=low[0], AUC_high=high[0], AP=ap, AP_low=low[1], AP_high=high[1],
+                   prevalence=[*truth.mean(0), truth.mean()], X=x, no_X=no_x, no_X_low=low[3], no_X_high=high[3],
+                   cosine=[*cosine, cosine.mean()])
     return pd.DataFrame(columns, index=[*findings, "macro"])
