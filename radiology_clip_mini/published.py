@@ -25,8 +25,7 @@ class PublishedModel(nn.Module):
     "A model of others, in evaluation mode. Subclasses add `image_features`, `text_features` and `token_counts`."
     def __init__(self, name:str, model:nn.Module, # A folder or hub id, and what its library makes of it
                  image_size:int, # Side of its images
-                 mean:list[float], std:list[float], # Of its normalisation, 3 channels each
-                 max_length:int, # Tokens after which a text is cut
+                 mean:list[float], std:list[float], max_length:int, # Of each channel; tokens kept of a text
                 ):
         super().__init__()
         self.name, self.model, self.image_size, self.max_length = Path(name).name, model, image_size, max_length
@@ -84,7 +83,8 @@ def _clear_loading(name:str):
         files = "the files of the model's hub page, unchanged"
         if Path(name).is_dir():
             raise ValueError(f"{name} could not be loaded ({reason}). Expected {files}") from e
-        raise OSError(f"{name} is neither a folder nor to be had from the hub ({reason}); give a folder with {files}") from e
+        raise OSError(f"{name} is neither a folder nor to be had from the hub ({reason}); "
+                      f"give a folder with {files}") from e
 
 def _check_vocabulary(known:int, expected:int) -> None:
     "Raises ValueError where a tokenizer cannot be the model's own."
@@ -175,11 +175,11 @@ class TransformersCLIP(PublishedModel):
             if lost:
                 raise ValueError(f"{len(lost)} tensors are missing from the weights, such as {lost[0]}")
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            pictures = CLIPImageProcessor.from_pretrained(name)
+            images = CLIPImageProcessor.from_pretrained(name)
             vision, text = model.config.vision_config, model.config.text_config
             _check_vocabulary(len(tokenizer), text.vocab_size)
-        max_length = text.max_position_embeddings
-        super().__init__(name, model, vision.image_size, pictures.image_mean, pictures.image_std, max_length)
+        size, max_length = vision.image_size, text.max_position_embeddings
+        super().__init__(name, model, size, images.image_mean, images.image_std, max_length)
         self.tokenizer = tokenizer
 
 # %% ../nbs/extras/published.ipynb #00000035
