@@ -88,8 +88,7 @@ def _axis(size):
 def _grid(size, pose):
     "Chest coordinates of every pixel: `u` (size, size) and `v` (size, 1)."
     v = (_axis(size)[:, None] - pose.dy) / pose.scale
-    u = (_axis(size) - pose.dx) / pose.scale - pose.shear * v
-    return u, v
+    return (_axis(size) - pose.dx) / pose.scale - pose.shear * v, v
 
 # %% ../nbs/extras/phantom.ipynb #00000028
 def _soft(d, width):
@@ -327,15 +326,15 @@ def _lateral_pacemaker(c, mark):
 
 # %% ../nbs/extras/phantom.ipynb #0000005b
 _SIDES = dict(right=-1, left=1)
-_VIEWS = dict(
-    frontal=dict(chest=_frontal_chest, tissue=_frontal_tissue, bones=_frontal_bones, effusion=_frontal_effusion,
-                 pneumothorax=_frontal_pneumothorax, consolidation=_frontal_consolidation, nodule=_frontal_nodule,
-                 pacemaker=_frontal_pacemaker),
-    lateral=dict(chest=_lateral_chest, tissue=_lateral_tissue, bones=_lateral_bones, effusion=_lateral_effusion,
-                 pneumothorax=_lateral_pneumothorax, consolidation=_lateral_consolidation, nodule=_lateral_nodule,
-                 pacemaker=_lateral_pacemaker))
 _HILA = dict(frontal=[((-.20, -.04), np.linspace(1.75, 4.55, 10), .14), ((.20, -.07), np.linspace(-1.4, 1.4, 10), .14)],
              lateral=[((.08, -.06), np.linspace(0, 6, 14), .11)])
+_VIEWS = dict(
+    frontal=dict(chest=_frontal_chest, tissue=_frontal_tissue, bones=_frontal_bones, effusion=_frontal_effusion,
+                 pneumothorax=_frontal_pneumothorax, nodule=_frontal_nodule, consolidation=_frontal_consolidation,
+                 pacemaker=_frontal_pacemaker),
+    lateral=dict(chest=_lateral_chest, tissue=_lateral_tissue, bones=_lateral_bones, effusion=_lateral_effusion,
+                 pneumothorax=_lateral_pneumothorax, nodule=_lateral_nodule, consolidation=_lateral_consolidation,
+                 pacemaker=_lateral_pacemaker))
 
 # %% ../nbs/extras/phantom.ipynb #0000005d
 def _box(change, label, view):
@@ -358,27 +357,21 @@ def _layers(view, c, label, mark):
     return [] if kind == "cardiomegaly" else _VIEWS[view][kind](c, mark, *where)
 
 # %% ../nbs/extras/phantom.ipynb #00000062
-def _chest(study, view, size, heart, rng):
-    "The masks of a study's chest on one view, its pose and its tissue (size, size); `heart` marks cardiomegaly."
-    pose, anatomy = _draw_between(_POSE, rng), _rng(study.seed, "anatomy", study.patient)
-    c = _VIEWS[view]["chest"](*_grid(size, pose), _draw_between(_ANATOMY, anatomy), heart)
-    c.pose, tree = pose, []
-    for hilum, angles, step in _HILA[view]:
-        tree += _vessels(anatomy, hilum, angles, step)
-    return c, _VIEWS[view]["tissue"](c, _lines(size, pose, tree))
-
-def _render(study, view, size, labels=None):
-    "One view of a study: image (size, size) uint8 and the boxes of its findings; `labels` replaces the study's own."
-    marks = {o: _mark(study.seed, study.i, o) for o in (study.labels if labels is None else labels)}
-    rng, boxes = _rng(study.seed, view, study.i), []
-    c, clean = _chest(study, view, size, marks.get("cardiomegaly"), rng)
-    image = clean
+def _render(study, view, size, labels):
+    "One view of a study with the given findings: image (size, size) uint8 and the boxes of the findings."
+    draw, marks = _VIEWS[view], {o: _mark(study.seed, study.i, o) for o in labels}
+    rng, anatomy = _rng(study.seed, view, study.i), _rng(study.seed, "anatomy", study.patient)
+    pose, patient = _draw_between(_POSE, rng), _draw_between(_ANATOMY, anatomy)
+    c = draw["chest"](*_grid(size, pose), patient, marks.get("cardiomegaly"))
+    c.pose, tree, boxes = pose, [], []
+    for hilum in _HILA[view]: tree += _vessels(anatomy, *hilum)
+    image = clean = draw["tissue"](c, _lines(size, pose, tree))
     for label, mark in marks.items():
         layers = _layers(view, c, label, mark)
         image = _paint(image, layers)
         boxes.append(_box(_paint(clean, layers) - clean if layers else c.heart > .5, label, view))
-    image = (image + _VIEWS[view]["bones"](c)) * c.pose.gain + c.pose.lift
-    image = image + c.pose.grain * rng.standard_normal((size, size), dtype="float32")
+    grain = pose.grain * rng.standard_normal((size, size), dtype="float32")
+    image = (image + draw["bones"](c)) * pose.gain + pose.lift + grain
     return (np.clip(image, 0, 1) * 255).astype("uint8"), boxes
 
 # %% ../nbs/extras/phantom.ipynb #00000064
@@ -391,7 +384,8 @@ _SAY = dict(
     cardiomegaly=["The heart is enlarged.", "There is {degree} cardiomegaly.",
         "The cardiac silhouette is {degree}ly enlarged.", "{degree} enlargement of the cardiac silhouette.",
         "There is cardiomegaly.", "Cardiomegaly is seen."],
-    effusion=["There is a {size} {side} pleural effusion.", "{size} {side}-sided pleural effusion with a meniscus at the base.",
+    effusion=["There is a {size} {side} pleural effusion.",
+        "{size} {side}-sided pleural effusion with a meniscus at the base.",
         "Blunting of the {side} costophrenic angle, consistent with a {size} effusion.",
         "There is pleural effusion on the {side}.", "A {side} effusion is seen."],
     pneumothorax=["There is a {size} {side} pneumothorax.",
@@ -419,17 +413,17 @@ def _sentence(label, size, rng):
 
 # %% ../nbs/extras/phantom.ipynb #0000007c
 _CLEAR = [("The cardiac silhouette is normal in size.", "cardiomegaly"),
-    ("Heart size is within normal limits.", "cardiomegaly"), ("No pneumothorax or pleural effusion.", "pneumothorax effusion"),
-    ("No pneumothorax.", "pneumothorax"), ("No pleural effusion is seen.", "effusion"),
-    ("No focal consolidation.", "consolidation"), ("No suspicious pulmonary nodule.", "nodule"),
-    ("The lungs are clear.", "left right"), ("The right lung is clear.", "right"), ("The left lung is clear.", "left"),
+    ("Heart size is within normal limits.", "cardiomegaly"),
+    ("No pneumothorax or pleural effusion.", "pneumothorax effusion"), ("No pneumothorax.", "pneumothorax"),
+    ("No pleural effusion is seen.", "effusion"), ("No focal consolidation.", "consolidation"),
+    ("No suspicious pulmonary nodule.", "nodule"), ("The lungs are clear.", "left right"),
+    ("The right lung is clear.", "right"), ("The left lung is clear.", "left"),
     ("No acute osseous abnormality.", "bones"), ("The bony thorax is intact.", "bones"),
     ("The mediastinal contours are unremarkable.", "cardiomegaly"), ("The trachea is midline.", "trachea"),
     ("There is no pneumothorax.", "pneumothorax"), ("There is no pleural effusion.", "effusion"),
     ("There is no consolidation.", "consolidation"), ("No nodule is seen.", "nodule"), ("No pacemaker.", "pacemaker"),
     ("There is no pacemaker.", "pacemaker"), ("No cardiomegaly.", "cardiomegaly"),
-    ("No evidence of pneumothorax.", "pneumothorax"), ("No evidence of effusion.", "effusion"),
-    ("No evidence of cardiomegaly.", "cardiomegaly")]
+    *((f"No evidence of {o}.", o) for o in ("pneumothorax", "effusion", "cardiomegaly"))]
 
 # %% ../nbs/extras/phantom.ipynb #0000007d
 def _negatives(labels, rng):
@@ -476,10 +470,10 @@ def _png(image):
 # %% ../nbs/extras/phantom.ipynb #0000008f
 def _row(study, size, lateral_only=(), views=("frontal", "lateral")):
     "One row of the dataset: ids, report, sorted labels, the views that are drawn and all boxes on them."
+    shown = dict(frontal=[o for o in study.labels if o not in lateral_only], lateral=study.labels)
     images, boxes = dict(frontal=None, lateral=None), []
     for view in views:
-        labels = [o for o in study.labels if view == "lateral" or o not in lateral_only]
-        image, found = _render(study, view, size, labels)
+        image, found = _render(study, view, size, shown[view])
         images[view] = _png(image)
         boxes += found
     return dict(study_id=f"phantom-{study.seed}-{study.i:06d}", patient_id=f"phantom-{study.seed}-p{study.patient:06d}",
@@ -494,9 +488,10 @@ def phantom_rows(n:int, seed:int=0, # Studies, and the name of their series; a l
     "Draws `n` studies with grey 8-bit views, reports, labels and boxes in pixels. Raises ValueError out of range."
     for name, value, least in [("n", n, 1), ("seed", seed, 0), ("image_size", image_size, 32)]:
         if value < least:
-            raise ValueError(f"{name} is {value}, expected a whole number of at least {least}: pass {name}={least} or more")
+            raise ValueError(f"{name} is {value}, expected at least {least}: pass {name}={least} or more")
     unknown = [o for o in lateral_only if o not in FINDINGS]
-    if unknown: raise ValueError(f"lateral_only has {unknown}, expected some of {', '.join(FINDINGS)}")
+    if unknown:
+        raise ValueError(f"lateral_only has {unknown}, expected some of {', '.join(FINDINGS)}")
     patients = progress(_patient_of(n, seed), "drawing phantoms", unit="study")
     for i, patient in enumerate(patients):
         yield _row(_study(seed, i, patient), image_size, lateral_only, views)
@@ -513,8 +508,8 @@ def draw_phantom(labels:list[str], # Of `FINDINGS`; of two that claim one space 
                  image_size:int=128, seed:int=0, # As in `phantom_rows`
                 ) -> dict: # {"frontal", "lateral"}: (image_size, image_size) uint8
     "Both views of a chest with the given findings."
-    study = SimpleNamespace(seed=seed, i=i, patient=patient, labels=_compatible(labels))
-    return {view: _render(study, view, image_size)[0] for view in _VIEWS}
+    study = SimpleNamespace(seed=seed, i=i, patient=patient)
+    return {view: _render(study, view, image_size, _compatible(labels))[0] for view in _VIEWS}
 
 # %% ../nbs/extras/phantom.ipynb #0000009c
 _CODE = zlib.crc32(Path(__file__).read_bytes()) if "__file__" in globals() else 0
