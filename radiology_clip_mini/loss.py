@@ -19,7 +19,8 @@ def match_targets(n:int, # Pairs in the batch
                   device:str|torch.device="cpu",
                  ) -> torch.Tensor: # (n, n) float32, each row sums to 1; symmetric
     "The truth for each row: equal shares over the texts that are as good as its own."
-    same = torch.eye(n, device=device) if text_ids is None else (text_ids[:, None] == text_ids).float().to(device)
+    if text_ids is None: return torch.eye(n, device=device)
+    same = (text_ids[:, None] == text_ids).float().to(device)
     return same / same.sum(1, keepdim=True)
 
 # %% ../nbs/02_loss.ipynb #00000011
@@ -45,22 +46,23 @@ def soft_targets(targets:torch.Tensor, # (n, n), as `match_targets` gives them
 def _cosines(image_emb:torch.Tensor, text_emb:torch.Tensor) -> torch.Tensor: # (n, n), at least float32
     "Every image with every text. Raises ValueError for shapes that are no pairs."
     if image_emb.shape != text_emb.shape or image_emb.ndim != 2:
-        raise ValueError(f"expected image and text embeddings of one shape (n, d); got {tuple(image_emb.shape)} and {tuple(text_emb.shape)}")
-    image_emb, text_emb = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (image_emb, text_emb))
-    return image_emb @ text_emb.T
+        raise ValueError("expected image and text embeddings of one shape (n, d); "
+                         f"got {tuple(image_emb.shape)} and {tuple(text_emb.shape)}")
+    dtype = torch.promote_types(image_emb.dtype, torch.float32)
+    return image_emb.to(dtype) @ text_emb.to(dtype).T
 
 # %% ../nbs/02_loss.ipynb #0000001b
-def clip_loss(image_emb:torch.Tensor, # (n, d) unit rows
-              text_emb:torch.Tensor, # (n, d) unit rows; row i belongs to image i
+def clip_loss(image_emb:torch.Tensor, text_emb:torch.Tensor, # (n, d) unit rows; row i of both is one pair
               logit_scale:torch.Tensor|float, # 1 / temperature
               text_ids:torch.Tensor|None=None, # (n,), equal for equal texts, which then count as each other's match
-              labels:torch.Tensor|None=None, # (n, findings); where given, studies that share findings are in part each other's match
+              labels:torch.Tensor|None=None, # (n, findings); studies that share findings are in part a match
              ) -> torch.Tensor: # Scalar, in nats
     "Symmetric InfoNCE over a batch of pairs (CLIP, arXiv:2103.00020). Raises ValueError for shapes that are no pairs."
     with torch.autocast(image_emb.device.type, enabled=False):
         logits = logit_scale * _cosines(image_emb, text_emb)
         targets = match_targets(len(logits), text_ids, logits.device)
-        targets = (targets if labels is None else soft_targets(targets, labels.to(logits.device))).to(logits.dtype)
+        if labels is not None: targets = soft_targets(targets, labels.to(logits.device))
+        targets = targets.to(logits.dtype)
         return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 # %% ../nbs/02_loss.ipynb #00000032
@@ -69,9 +71,10 @@ def sentence_loss(image_emb:torch.Tensor, # (n, d) unit rows
                   logit_scale:torch.Tensor|float, # 1 / temperature
                   holds:torch.Tensor, # (n, m) bool, whose report holds which sentence; no row or column without any
                  ) -> torch.Tensor: # Scalar, in nats
-    "Symmetric InfoNCE between images and the single sentences of their reports. Raises ValueError for shapes that do not fit."
+    "Symmetric InfoNCE between images and the single sentences of their reports. Raises ValueError for bad shapes."
     if holds.shape != (len(image_emb), len(sentence_emb)):
-        raise ValueError(f"expected holds of shape {(len(image_emb), len(sentence_emb))}, images by sentences; got {tuple(holds.shape)}")
+        raise ValueError(f"expected holds of shape {(len(image_emb), len(sentence_emb))}, images by sentences; "
+                         f"got {tuple(holds.shape)}")
     with torch.autocast(image_emb.device.type, enabled=False):
         dtype = torch.promote_types(image_emb.dtype, torch.float32)
         logits = logit_scale * image_emb.to(dtype) @ sentence_emb.to(dtype).T
@@ -81,13 +84,12 @@ def sentence_loss(image_emb:torch.Tensor, # (n, d) unit rows
         return (to_sentence + to_image) / 2
 
 # %% ../nbs/02_loss.ipynb #00000038
-def sigmoid_loss(image_emb:torch.Tensor, # (n, d) unit rows
-                 text_emb:torch.Tensor, # (n, d) unit rows; row i belongs to image i
+def sigmoid_loss(image_emb:torch.Tensor, text_emb:torch.Tensor, # (n, d) unit rows; row i of both is one pair
                  logit_scale:torch.Tensor|float, # 1 / temperature
                  logit_bias:torch.Tensor|float, # Added to every logit
                  text_ids:torch.Tensor|None=None, # (n,), equal for equal texts, which then count as each other's match
                 ) -> torch.Tensor: # Scalar, in nats
-    "The sigmoid loss over all pairs of a batch (SigLIP, arXiv:2303.15343). Raises ValueError for shapes that are no pairs."
+    "The sigmoid loss over all pairs of a batch (SigLIP, arXiv:2303.15343). Raises ValueError for bad shapes."
     with torch.autocast(image_emb.device.type, enabled=False):
         logits = logit_scale * _cosines(image_emb, text_emb) + logit_bias
         signs = (match_targets(len(logits), text_ids, logits.device) > 0).to(logits.dtype) * 2 - 1
@@ -102,7 +104,8 @@ def clamp_logit_scale_(log_scale:torch.nn.Parameter, # The model's `logit_scale`
     with torch.no_grad(): log_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
 # %% ../nbs/02_loss.ipynb #00000049
-def _random_state() -> list: return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+def _random_state() -> list: # Of the CPU, and of each GPU
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 def _set_random_state(state:list) -> None:
     torch.set_rng_state(state[0])
@@ -112,8 +115,8 @@ def _set_random_state(state:list) -> None:
 def refuse_batch_norm(model:torch.nn.Module) -> None:
     "Raises ValueError where a batch cannot be embedded in chunks because BatchNorm is in training mode."
     if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()):
-        raise ValueError("BatchNorm in training mode takes its statistics from each chunk, not from the batch, so chunks would train another model. "
-                         "Freeze it with --train.freeze_norm true, or embed the batch whole with --train.chunk_size null")
+        raise ValueError("BatchNorm in training mode takes its statistics from each chunk, so chunks would train "
+                         "another model. Freeze it with --train.freeze_norm true, or give --train.chunk_size null")
 
 # %% ../nbs/02_loss.ipynb #0000004b
 def backward_in_chunks(encode:Callable, # A chunk to its image and text embeddings
@@ -126,10 +129,11 @@ def backward_in_chunks(encode:Callable, # A chunk to its image and text embeddin
     for chunk in chunks:
         states.append(_random_state())
         with torch.no_grad(): parts.append(encode(chunk))
+    sizes = [len(part[0]) for part in parts]
     image_emb, text_emb = (torch.cat(side).requires_grad_() for side in zip(*parts))
-    backward(loss := loss_of(image_emb, text_emb))
-    grads = [emb.grad.split([len(part[0]) for part in parts]) for emb in (image_emb, text_emb)]
-    for chunk, state, *own in zip(chunks, states, *grads):
+    loss = loss_of(image_emb, text_emb)
+    backward(loss)
+    for chunk, state, *own in zip(chunks, states, image_emb.grad.split(sizes), text_emb.grad.split(sizes)):
         _set_random_state(state)
         torch.autograd.backward(encode(chunk), own)
     return loss.detach()

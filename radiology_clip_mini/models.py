@@ -8,6 +8,7 @@ __all__ = ['SCRATCH', 'GROUPS', 'ModelConfig', 'image_encoder', 'masked_mean', '
 
 # %% ../nbs/01_models.ipynb #00000004
 import copy, difflib, json, math, os, tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,10 +36,10 @@ class ModelConfig:
     "Which encoders, and what comes out of them."
     embed_dim: int = 256 # Dimensions of the shared space
     image_encoder: str = "resnet18" # Any torchvision classifier with a linear head
-    image_weights: str = "imagenet" # "imagenet" (downloaded by torchvision), "none" (random) or a .safetensors or .pth file
-    text_encoder: str = "distilbert-base-uncased" # A Hugging Face encoder by name or folder, or "scratch": small, learned from the training texts
+    image_weights: str = "imagenet" # "imagenet" (downloaded), "none" (random) or a .safetensors or .pth file
+    text_encoder: str = "distilbert-base-uncased" # A Hugging Face encoder, or "scratch": small, from the training texts
     temperature_init: float = 0.07 # The temperature at the start
-    bias_init: float | None = None # The bias of all logits at the start, for train.loss sigmoid (SigLIP: -10); null for none
+    bias_init: float | None = None # The bias of all logits at the start, for the sigmoid loss (SigLIP: -10); or null
     fusion: Literal["mean", "gate"] = "mean" # How two views of a study become one embedding, with data.views both
     max_length: int = 128 # Tokens after which a text is cut; IU X-Ray's reports rarely reach 100
 
@@ -46,7 +47,8 @@ class ModelConfig:
 def _cut_head(net:nn.Module) -> tuple[str, int]:
     "Replaces the last linear layer with nothing; its name, and how many features came into it."
     linear = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Linear)]
-    if not linear: raise ValueError(f"{type(net).__name__} has no linear head to remove; choose another image_encoder, such as resnet18")
+    if not linear:
+        raise ValueError(f"{type(net).__name__} has no linear head to remove; choose another image_encoder (resnet18)")
     name, head = linear[-1]
     net.set_submodule(name, nn.Identity())
     return name, head.in_features
@@ -59,87 +61,100 @@ def _drop_auxiliary(net:nn.Module) -> None:
     if hasattr(net, "aux_logits"): net.aux_logits = False
 
 # %% ../nbs/01_models.ipynb #00000013
+@contextmanager
+def _explained(error:type, message:str, kinds:type|tuple=Exception):
+    "What goes wrong inside, raised as `error` with `message` and the first line of the reason."
+    try: yield
+    except kinds as e:
+        reason = str(e).partition("\n")[0]
+        raise error(f"{message} ({type(e).__name__}: {reason})") from e
+
 def _read_tensors(path:str|Path) -> dict[str, torch.Tensor]:
     "The tensors in a .safetensors or .pth file. Never runs code from the file."
-    if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}; expected a .safetensors or .pth file")
-    try: return load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"{path} holds no readable weights: {type(e).__name__}") from e # torch raises many kinds
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}; expected a .safetensors or .pth file")
+    with _explained(ValueError, f"{path} holds no readable weights"):
+        if Path(path).suffix == ".safetensors": return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 # %% ../nbs/01_models.ipynb #00000014
 def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
     "Fills `net` from a file; all of it, or ValueError."
     tensors = {k: v for k, v in _read_tensors(path).items() if not k.startswith(f"{head}.")}
-    own = net.state_dict()
-    wrong = [k for k in own.keys() | tensors.keys() if getattr(own.get(k), "shape", 0) != getattr(tensors.get(k), "shape", 1)]
-    if wrong: raise ValueError(f"{path} does not fit the image encoder {type(net).__name__}: {len(wrong)} of {len(own)} tensors are "
-                               f"missing, left over or of another shape, such as {sorted(wrong)[0]}")
+    shapes = {k: getattr(v, "shape", "no tensor") for k, v in tensors.items()}
+    own = {k: v.shape for k, v in net.state_dict().items()}
+    wrong = sorted(k for k in own.keys() | shapes.keys() if own.get(k) != shapes.get(k))
+    if wrong:
+        raise ValueError(f"{path} does not fit the image encoder {type(net).__name__}: {len(wrong)} of {len(own)} "
+                         f"tensors are missing, left over or of another shape, such as {wrong[0]}")
     net.load_state_dict(tensors)
 
 # %% ../nbs/01_models.ipynb #00000015
-def image_encoder(name:str, # A torchvision classifier
-                  weights:str="none", # "imagenet", "none" or a file
+def image_encoder(name:str, weights:str="none", # A torchvision classifier; "imagenet", "none" or a file
                  ) -> tuple[nn.Module, int]:
-    "A network from (n, 3, h, w) normalised images to (n, width) features, and that width. Raises ValueError or OSError naming what does not fit."
+    "A network from (n, 3, h, w) images to (n, width) features, and that width. Raises ValueError or OSError."
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         close = difflib.get_close_matches(name, known) or ["resnet18"]
         raise ValueError(f"torchvision has no classifier {name!r}; did you mean {', '.join(close)}?")
-    try: net = torchvision.models.get_model(name, weights="DEFAULT" if weights == "imagenet" else None)
-    except OSError as e: raise OSError(f"ImageNet weights of {name} could not be downloaded ({e}). Give a local file: "
-                                       f"--model.image_weights PATH, or none for random ones") from e
+    advice = "give --model.image_weights a local file, or none for random ones"
+    with _explained(OSError, f"ImageNet weights of {name} could not be downloaded; {advice}", OSError):
+        net = torchvision.models.get_model(name, weights="DEFAULT" if weights == "imagenet" else None)
     _drop_auxiliary(net)
     head, width = _cut_head(net)
     if weights not in ("imagenet", "none"): _load_tensors(net, weights, head)
     return net, width
 
 # %% ../nbs/01_models.ipynb #0000001d
-def masked_mean(hidden:torch.Tensor, # (n, length, width)
-                attention_mask:torch.Tensor, # (n, length), 1 for real tokens and 0 for padding
-               ) -> torch.Tensor: # (n, width)
-    "The mean over real tokens."
+def masked_mean(hidden:torch.Tensor, attention_mask:torch.Tensor) -> torch.Tensor:
+    "The mean (n, width) of vectors (n, length, width) over real tokens; the mask (n, length) is 0 for padding."
     mask = attention_mask[..., None].to(hidden.dtype)
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 # %% ../nbs/01_models.ipynb #00000020
-SCRATCH = dict(dim=256, n_layers=2, n_heads=4, hidden_dim=512, max_position_embeddings=512, dropout=0., attention_dropout=0.)
+SCRATCH = dict(dim=256, n_layers=2, n_heads=4, hidden_dim=512, max_position_embeddings=512,
+               dropout=0., attention_dropout=0.)
 _SPECIAL = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
 
 def _learn_pieces(texts:list[str], n:int) -> list[str]:
     "The special tokens and up to `n` pieces of words, the same for the same texts."
     bpe = Tokenizer(models.BPE())
-    bpe.normalizer, bpe.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    bpe.normalizer = normalizers.BertNormalizer(lowercase=True)
+    bpe.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=n, show_progress=False))
     pieces = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
     return [*_SPECIAL.values(), *pieces, *(f"##{p}" for p in pieces)]
 
 # %% ../nbs/01_models.ipynb #00000021
-def learn_tokenizer(texts:list[str], # The training texts, and no others
-                    n_pieces:int=2000, # Pieces of words, at most; each may start a word or continue one
+def learn_tokenizer(texts:list[str], n_pieces:int=2000, # The training texts; pieces of words, at most
                    ) -> PreTrainedTokenizerFast:
     "A lower-case WordPiece tokenizer with BERT's special tokens, its vocabulary learned from `texts`."
     vocab = {piece: i for i, piece in enumerate(_learn_pieces(texts, n_pieces))}
     tok = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    tok.normalizer, tok.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    tok.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[(t, vocab[t]) for t in ("[CLS]", "[SEP]")])
+    tok.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    marks = [(t, vocab[t]) for t in ("[CLS]", "[SEP]")]
+    tok.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
     tok.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(tokenizer_object=tok, **_SPECIAL)
 
 # %% ../nbs/01_models.ipynb #00000025
 def _scratch_encoder(texts:list[str]|None) -> tuple[nn.Module, PreTrainedTokenizerFast]:
-    if not texts: raise ValueError("text_encoder 'scratch' learns its vocabulary from the training texts: CLIPMini(config, texts)")
+    if not texts:
+        raise ValueError("text_encoder 'scratch' learns its vocabulary from the training texts: CLIPMini(…, texts)")
     tokenizer = learn_tokenizer(texts)
-    return DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SCRATCH)), tokenizer
+    config = DistilBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SCRATCH)
+    return DistilBertModel(config), tokenizer
 
 # %% ../nbs/01_models.ipynb #00000026
-def text_encoder(name:str, # A hub name, a local folder, or "scratch"
-                 texts:list[str]|None=None, # Training texts, for "scratch"
+def text_encoder(name:str, texts:list[str]|None=None, # A hub name, a folder, or "scratch", which needs texts
                 ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
-    "An encoder whose `last_hidden_state` is (n, length, width), and its tokenizer. Raises OSError where it cannot be had."
+    "An encoder whose `last_hidden_state` is (n, length, width), and its tokenizer. Raises OSError if not found."
     if name == "scratch": return _scratch_encoder(texts)
-    try: return AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, weights_only=True), AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as e: # the library raises many kinds
-        raise OSError(f"the text encoder {name!r} is neither a folder with a Hugging Face model nor to be had from the hub "
-                      f"({type(e).__name__}: {next(iter(str(e).splitlines()), '')}). Give --model.text_encoder a local folder, or scratch") from e
+    advice = "give --model.text_encoder a local folder, or scratch"
+    with _explained(OSError, f"{name!r} is neither a folder with a Hugging Face model nor on the hub; {advice}"):
+        net = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, weights_only=True)
+        return net, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 # %% ../nbs/01_models.ipynb #0000002c
 class ViewFusion(nn.Module):
@@ -152,7 +167,8 @@ class ViewFusion(nn.Module):
     def forward(self, views:torch.Tensor, # (n, 2, d) unit rows, zeros where a view is missing
                 present:torch.Tensor, # (n, 2) bool, at least one in each row
                ) -> torch.Tensor: # (n, d) unit rows
-        scores = views.new_zeros(present.shape) if self.gate is None else self.gate(torch.tanh(views + self.view_emb)).squeeze(-1)
+        scores = views.new_zeros(present.shape)
+        if self.gate is not None: scores = self.gate(torch.tanh(views + self.view_emb)).squeeze(-1)
         weights = scores.masked_fill(~present, -torch.inf).softmax(-1)
         fused = (weights[..., None] * views).sum(1)
         return torch.where(present.sum(1, keepdim=True) == 1, fused, F.normalize(fused, dim=-1))
@@ -160,17 +176,18 @@ class ViewFusion(nn.Module):
 # %% ../nbs/01_models.ipynb #00000031
 class CLIPMini(nn.Module):
     "A radiograph encoder and a report encoder with a shared space of `embed_dim` dimensions."
-    def __init__(self,
-                 config:ModelConfig, # Encoders and sizes
+    def __init__(self, config:ModelConfig,
                  texts:list[str]|None=None, # Training texts, for the text encoder "scratch"
-                 folder:str|Path|None=None, # A saved model: its tokenizer and architecture are used, nothing is downloaded
+                 folder:str|Path|None=None, # A saved model's tokenizer and architecture, in place of downloads
                 ):
         super().__init__()
         self.config = config
         self.image_encoder, width = image_encoder(config.image_encoder, "none" if folder else config.image_weights)
-        self.text_encoder, self.tokenizer = _saved_text_encoder(Path(folder)) if folder else text_encoder(config.text_encoder, texts)
+        text = _saved_text_encoder(Path(folder)) if folder else text_encoder(config.text_encoder, texts)
+        self.text_encoder, self.tokenizer = text
         longest = getattr(self.text_encoder.config, "max_position_embeddings", config.max_length)
-        if config.max_length > longest: raise ValueError(f"model.max_length is {config.max_length}; this text encoder takes at most {longest} tokens")
+        if config.max_length > longest:
+            raise ValueError(f"model.max_length is {config.max_length}; this text encoder takes at most {longest}")
         self.image_projection = nn.Linear(width, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(self.text_encoder.config.hidden_size, config.embed_dim, bias=False)
         self.fusion = ViewFusion(config.embed_dim, config.fusion)
@@ -182,24 +199,22 @@ class CLIPMini(nn.Module):
 
 # %% ../nbs/01_models.ipynb #00000033
 @patch
-def preprocess(self:CLIPMini,
-               pixels:np.ndarray|torch.Tensor, # (…, h, w) uint8
-              ) -> torch.Tensor: # (…, 3, h, w) float32, on the model's device
-    "Grey bytes as images for `encode_image`."
+def preprocess(self:CLIPMini, pixels:np.ndarray|torch.Tensor) -> torch.Tensor:
+    "Grey bytes (…, h, w) as images (…, 3, h, w) for `encode_image`, on the model's device."
     return normalise(torch.as_tensor(pixels).to(self.device))
 
 # %% ../nbs/01_models.ipynb #00000035
 @patch
 def encode_image(self:CLIPMini,
-                 images:torch.Tensor, # (n, 3, h, w) normalised images, or (n, v, 3, h, w) with v views a study; or what the encoder made of them, (n, width) or (n, v, width)
+                 images:torch.Tensor, # (n, 3, h, w) from `preprocess`, or (n, v, 3, h, w) with v views a study
                  present:torch.Tensor|None=None, # (n, v) bool, which views are there; None for all
                 ) -> torch.Tensor: # (n, embed_dim) unit rows
     "One embedding for each image, or for each study."
     images = images.to(self.device)
-    if images.ndim == 4: images = self.image_encoder(images)
-    if images.ndim == 2: return F.normalize(self.image_projection(images), dim=-1)
+    if images.ndim == 4:
+        return F.normalize(self.image_projection(self.image_encoder(images)), dim=-1)
     if images.shape[1] == 1: return self.encode_image(images[:, 0])
-    present = torch.ones(images.shape[:2], dtype=torch.bool, device=self.device) if present is None else present.to(self.device)
+    present = (torch.ones(images.shape[:2]) if present is None else present).bool().to(self.device)
     found = self.encode_image(images[present])
     views = found.new_zeros(*present.shape, found.shape[-1])
     views[present] = found
@@ -207,56 +222,57 @@ def encode_image(self:CLIPMini,
 
 # %% ../nbs/01_models.ipynb #00000037
 @patch
-def tokenize(self:CLIPMini, texts:list[str]) -> dict[str, torch.Tensor]:
-    "input_ids and attention_mask, (n, longest text), cut at `max_length` tokens."
-    tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.config.max_length, return_tensors="pt")
-    return dict(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+def token_table(self:CLIPMini, texts:list[str]) -> TokenTable:
+    "The tokens of all `texts`, each cut at `max_length`; `table[rows]` pads those of some rows."
+    tokens = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_length)
+    return TokenTable(tokens["input_ids"], self.tokenizer.pad_token_id)
 
 @patch
-def token_table(self:CLIPMini, texts:list[str]) -> TokenTable:
-    "The tokens of all `texts`, cut once and padded later: `table[rows]` is what `tokenize` gives for those rows."
-    return TokenTable(self.tokenizer(list(texts), truncation=True, max_length=self.config.max_length)["input_ids"], self.tokenizer.pad_token_id)
+def tokenize(self:CLIPMini, texts:list[str]) -> dict[str, torch.Tensor]:
+    "input_ids and attention_mask, (n, longest text)."
+    return self.token_table(texts)[np.arange(len(texts))]
 
 # %% ../nbs/01_models.ipynb #00000039
 GROUPS = 4 # Of a batch's texts, by length
 
 @patch
 def text_features(self:CLIPMini, tokens:dict) -> torch.Tensor: # (n, width)
-    "What the text encoder makes of some texts, before the projection; in groups by length, of four texts at least."
-    def encode(ids, mask): return masked_mean(self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
-    ids, mask = tokens["input_ids"], tokens["attention_mask"]
-    lengths = mask.sum(1).cpu()
+    "The mean vector of each text, before the projection; encoded in groups by length, of four texts at least."
+    lengths = tokens["attention_mask"].sum(1).cpu()
     order = lengths.argsort(stable=True)
-    parts = order.tensor_split(max(1, min(GROUPS, len(order)//4)))
-    return torch.cat([encode(*(x[part, :lengths[part].max()].to(self.device) for x in (ids, mask))) for part in parts])[order.argsort()]
+    found = []
+    for rows in order.tensor_split(max(1, min(GROUPS, len(order)//4))):
+        ids, mask = (tokens[k][rows, :lengths[rows].max()].to(self.device) for k in ("input_ids", "attention_mask"))
+        found.append(masked_mean(self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask))
+    return torch.cat(found)[order.argsort()]
 
 # %% ../nbs/01_models.ipynb #0000003a
 @patch
-def encode_text(self:CLIPMini, texts:list[str]|dict|torch.Tensor) -> torch.Tensor:
-    "Texts, or their tokens, or their features, as (n, embed_dim) unit rows."
-    if isinstance(texts, list): texts = self.tokenize(texts)
-    features = texts.to(self.device) if isinstance(texts, torch.Tensor) else self.text_features(texts)
-    return F.normalize(self.text_projection(features), dim=-1)
+def encode_text(self:CLIPMini, texts:list[str]|dict) -> torch.Tensor:
+    "Texts, or their tokens as `tokenize` gives them, as (n, embed_dim) unit rows."
+    tokens = self.tokenize(texts) if isinstance(texts, list) else texts
+    return F.normalize(self.text_projection(self.text_features(tokens)), dim=-1)
 
 # %% ../nbs/01_models.ipynb #00000042
 @patch
-def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict|torch.Tensor, present:torch.Tensor|None=None) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict, present:torch.Tensor|None=None) -> tuple:
     "Image and text embeddings, each (n, embed_dim) unit rows."
     return self.encode_image(images, present), self.encode_text(texts)
 
 # %% ../nbs/01_models.ipynb #00000046
 def _first_half(net:nn.Module) -> list[nn.Module]:
     "The first half of the modules that hold parameters of their own; of ResNet-18, all up to its second stage."
-    layers = [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))]
+    layers = [m for m in net.modules() if list(m.parameters(recurse=False))]
     return layers[:len(layers)//2]
 
 @patch
 def freeze(self:CLIPMini, what:str # none, embeddings, text, image or stages
           ) -> CLIPMini:
     "Takes a part of the encoders out of training; projections, fusion and temperature always learn."
-    whole = dict(none=[], embeddings=[self.text_encoder.get_input_embeddings()], text=self.text_encoder.modules(), image=self.image_encoder.modules(),
+    parts = dict(none=[], embeddings=[self.text_encoder.get_input_embeddings()],
+                 text=self.text_encoder.modules(), image=self.image_encoder.modules(),
                  stages=_first_half(self.image_encoder) + _first_half(self.text_encoder))
-    for module in whole[what]:
+    for module in parts[what]:
         for p in module.parameters(recurse=False): p.requires_grad_(False)
     return self
 
@@ -267,17 +283,16 @@ def train_mode(self:CLIPMini, freeze_norm:bool=False # Keep all of BatchNorm in 
     "Training mode for all that learns; frozen parts stay in evaluation mode."
     self.train()
     for m in self.modules():
-        frozen = not any(p.requires_grad for p in m.parameters()) and any(True for _ in m.parameters())
-        if frozen or freeze_norm and isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+        learns = [p.requires_grad for p in m.parameters()]
+        if learns and not any(learns): m.eval()
+        if freeze_norm and isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
     return self
 
 # %% ../nbs/01_models.ipynb #00000050
 @torch.no_grad()
 def embed(model:CLIPMini, # On any device; its mode is given back as it was
-          data:StudyData, # Studies and images
-          rows:np.ndarray, # Which n of them
-          batch_size:int=64, # Changes speed and memory only
-          show:bool=True, # A progress bar
+          data:StudyData, rows:np.ndarray, # Studies and images, and which n of them
+          batch_size:int=64, show:bool=True, # For speed and memory only; a progress bar
          ) -> tuple[np.ndarray, np.ndarray]: # Image and text embeddings, (n, d) float32
     "Both embeddings of some studies, in their order, in evaluation mode."
     training, texts, images, words = model.training, data.texts(rows), [], []
@@ -285,7 +300,8 @@ def embed(model:CLIPMini, # On any device; its mode is given back as it was
     model.eval()
     for part in progress(in_order(len(rows), batch_size), "embedding", show, unit="batch"):
         at = rows[part]
-        images.append(model.encode_image(model.preprocess(data.pixels(at)), torch.from_numpy(data.shown[at] >= 0)).float().cpu())
+        present = torch.from_numpy(data.shown[at] >= 0)
+        images.append(model.encode_image(model.preprocess(data.pixels(at)), present).float().cpu())
         words.append(model.encode_text([texts[i] for i in by_length[part]]).float().cpu())
     model.train(training)
     return torch.cat(images).numpy(), torch.cat(words).numpy()[np.argsort(by_length)]
@@ -317,39 +333,44 @@ def save_pretrained(self:CLIPMini, folder:str|Path) -> Path:
 # %% ../nbs/01_models.ipynb #00000059
 def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
     "The two parts of a saved model's config.json: our settings and those of the text encoder."
-    try: config = json.loads((folder/"config.json").read_text(encoding="utf-8"))
-    except ValueError as e: raise ValueError(f"{folder/'config.json'} is not JSON: {e}") from e
-    try: return ModelConfig(**config["model"]), dict(config["text"])
-    except (KeyError, TypeError, ValueError) as e:
-        raise ValueError(f"{folder/'config.json'} is of another kind of model: it needs the keys model and text, with this project's settings ({e})") from e
+    file = folder/"config.json"
+    with _explained(ValueError, f"{file} is not JSON", ValueError):
+        config = json.loads(file.read_text(encoding="utf-8"))
+    with _explained(ValueError, f"{file} is of another kind of model: it needs our settings, under model and text"):
+        return ModelConfig(**config["model"]), dict(config["text"])
 
 # %% ../nbs/01_models.ipynb #0000005a
 def _saved_text_encoder(folder:Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     "The text encoder of a saved model, still without its weights, and the tokenizer."
     _, text = _read_config(folder)
-    try: return AutoModel.from_config(AutoConfig.for_model(**text), trust_remote_code=False), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as e: raise ValueError(f"the text encoder or tokenizer in {folder} is damaged ({type(e).__name__}: {e})") from e # the library raises many kinds
+    with _explained(ValueError, f"the text encoder or tokenizer in {folder} is damaged"):
+        net = AutoModel.from_config(AutoConfig.for_model(**text), trust_remote_code=False)
+        return net, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 # %% ../nbs/01_models.ipynb #0000005b
-@patch(cls_method=True)
-def from_pretrained(cls:CLIPMini,
-                    name:str|Path, # A folder that `save_pretrained` wrote, or a hub id
-                   ) -> CLIPMini: # In evaluation mode, on the CPU
-    "A saved model. Raises FileNotFoundError or ValueError where there is none."
+_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+def _model_folder(name:str|Path) -> Path:
+    "The folder of a saved model; one of the hub is fetched, without other files. Raises FileNotFoundError."
     folder = Path(name)
-    if not folder.exists() and len(folder.parts) == 2 and not folder.is_absolute(): folder = _fetch(str(name))
-    if missing := [f for f in ("config.json", "model.safetensors", "tokenizer.json") if not (folder/f).is_file()]:
+    if not folder.exists() and len(folder.parts) == 2 and not folder.is_absolute():
+        with _explained(FileNotFoundError, f"there is no model at {name}, neither as a folder nor on the hub"):
+            folder = Path(snapshot_download(str(name), allow_patterns=[*_FILES, "tokenizer*"]))
+    missing = [f for f in _FILES if not (folder/f).is_file()]
+    if missing:
         raise FileNotFoundError(f"{folder} is no model saved by radiology_clip_mini: {', '.join(missing)} is missing")
-    config, _ = _read_config(folder)
-    try: model = cls(config, folder=folder)
-    except (TypeError, ArithmeticError, AttributeError, RuntimeError) as e: raise ValueError(f"{folder/'config.json'} holds a setting that is none: {e}") from e
-    try: model.load_state_dict(load_file(folder/"model.safetensors"))
-    except (RuntimeError, SafetensorError, TypeError) as e: raise ValueError(f"{folder/'model.safetensors'} does not fit its config.json: {str(e).splitlines()[0]}") from e
-    return model.eval()
+    return folder
 
 # %% ../nbs/01_models.ipynb #0000005c
-def _fetch(name:str) -> Path:
-    "The files of a model on the hub, and no others, in a local folder."
-    try: return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors", "tokenizer*"]))
-    except Exception as e: # the hub's client has many errors, none of them of use to the reader
-        raise FileNotFoundError(f"there is no model at {name}, neither as a folder nor on the hub ({type(e).__name__})") from e
+@patch(cls_method=True)
+def from_pretrained(cls:CLIPMini, name:str|Path, # A folder that `save_pretrained` wrote, or a hub id
+                   ) -> CLIPMini: # In evaluation mode, on the CPU
+    "A saved model. Raises FileNotFoundError or ValueError where there is none."
+    folder = _model_folder(name)
+    config, _ = _read_config(folder)
+    kinds = (TypeError, ArithmeticError, AttributeError, RuntimeError, SafetensorError)
+    with _explained(ValueError, f"{folder/'config.json'} holds a setting that is none", kinds):
+        model = cls(config, folder=folder)
+    with _explained(ValueError, f"{folder/'model.safetensors'} does not fit its config.json", kinds):
+        model.load_state_dict(load_file(folder/"model.safetensors"))
+    return model.eval()

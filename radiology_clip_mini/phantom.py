@@ -7,7 +7,6 @@ __all__ = ['FINDINGS', 'PHANTOM_FEATURES', 'phantom_rows', 'make_phantoms', 'dra
 
 # %% ../nbs/extras/phantom.ipynb #00000006
 import io, os, zlib
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,14 +20,14 @@ from .command import progress
 
 # %% ../nbs/extras/phantom.ipynb #0000000b
 FINDINGS = ("cardiomegaly", "left effusion", "right effusion", "left pneumothorax", "right pneumothorax",
-            "left upper lobe consolidation", "left lower lobe consolidation",
-            "right upper lobe consolidation", "right lower lobe consolidation",
-            "left nodule", "right nodule", "pacemaker")
+            "left upper lobe consolidation", "left lower lobe consolidation", "right upper lobe consolidation",
+            "right lower lobe consolidation", "left nodule", "right nodule", "pacemaker")
 
 # %% ../nbs/extras/phantom.ipynb #0000000d
 _BOX = dict(label=Value("string"), view=Value("string"), **{k: Value("float32") for k in ("x0", "y0", "x1", "y1")})
-PHANTOM_FEATURES = Features(study_id=Value("string"), patient_id=Value("string"), text=Value("string"),
-    labels=List(Value("string")), frontal=datasets.Image(), lateral=datasets.Image(), boxes=List(_BOX))
+PHANTOM_FEATURES = Features(
+    study_id=Value("string"), patient_id=Value("string"), text=Value("string"), labels=List(Value("string")),
+    frontal=datasets.Image(), lateral=datasets.Image(), boxes=List(_BOX))
 
 # %% ../nbs/extras/phantom.ipynb #00000010
 def _rng(seed, stream, *key):
@@ -49,14 +48,20 @@ def _spaces(label):
     return {f"{side} {o}" for o in claims.get(kind, label.split()[1:2])} or {kind}
 
 # %% ../nbs/extras/phantom.ipynb #0000001d
+def _compatible(labels, most=len(FINDINGS)):
+    "The labels in their order, at most `most`, without those whose space is already taken."
+    picked, taken = [], set()
+    for label in labels:
+        if len(picked) < most and not _spaces(label) & taken:
+            picked.append(label)
+            taken |= _spaces(label)
+    return picked
+
 def _pick_findings(seed, i):
     "The labels of study `i`: a list, empty for a normal study, in the order of `FINDINGS`."
-    rng, picked, taken = _rng(seed, "findings", i), [], set()
-    wanted = rng.choice(4, p=[.34, .36, .21, .09])
-    for label in rng.permutation(FINDINGS).tolist():
-        if len(picked) == wanted: break
-        if not _spaces(label) & taken: picked.append(label); taken |= _spaces(label)
-    return [o for o in FINDINGS if o in picked]
+    rng = _rng(seed, "findings", i)
+    most = rng.choice(4, p=[.34, .36, .21, .09])
+    return sorted(_compatible(rng.permutation(FINDINGS).tolist(), most), key=FINDINGS.index)
 
 # %% ../nbs/extras/phantom.ipynb #0000001f
 def _mark(seed, i, label):
@@ -68,22 +73,22 @@ def _mark(seed, i, label):
 # %% ../nbs/extras/phantom.ipynb #00000024
 _ANATOMY = dict(width=(.70, .80), apex=(-.82, -.74), dome=(.34, .54), ratio=(.36, .46), lean=(.16, .30), fat=(.06, .24),
                 knob=(.05, .10), ribs=(.155, .18), bone=(.06, .10), air=(.13, .22), depth=(.56, .66), stoop=(-.06, .06))
-_POSE = dict(dx=(-.05, .05), dy=(-.05, .05), scale=(.93, 1.07), shear=(-.05, .05), gain=(.86, 1.08), lift=(-.04, .06), grain=(.012, .026))
+_POSE = dict(dx=(-.05, .05), dy=(-.05, .05), scale=(.93, 1.07), shear=(-.05, .05),
+             gain=(.86, 1.08), lift=(-.04, .06), grain=(.012, .026))
 
 def _draw_between(bounds, rng):
     "A namespace with one uniform value for each named pair of bounds."
     return SimpleNamespace(**{k: rng.uniform(lo, hi) for k, (lo, hi) in bounds.items()})
 
 # %% ../nbs/extras/phantom.ipynb #00000026
-@lru_cache(maxsize=8)
 def _axis(size):
     "Centres of `size` pixels between -1 and 1, (size,) float32."
     return ((np.arange(size) + .5) * 2 / size - 1).astype("float32")
 
 def _grid(size, pose):
     "Chest coordinates of every pixel: `u` (size, size) and `v` (size, 1)."
-    v = ((_axis(size) - np.float32(pose.dy)) / np.float32(pose.scale))[:, None]
-    return (_axis(size) - np.float32(pose.dx)) / np.float32(pose.scale) - np.float32(pose.shear) * v, v
+    v = (_axis(size)[:, None] - pose.dy) / pose.scale
+    return (_axis(size) - pose.dx) / pose.scale - pose.shear * v, v
 
 # %% ../nbs/extras/phantom.ipynb #00000028
 def _soft(d, width):
@@ -93,7 +98,8 @@ def _soft(d, width):
 
 def _ellipse(u, v, at, radii):
     "About the distance inside an ellipse, in units of its smaller radius: 1 at the centre, 0 on its edge."
-    return 1 - np.sqrt(((u - np.float32(at[0])) / np.float32(radii[0]))**2 + ((v - np.float32(at[1])) / np.float32(radii[1]))**2)
+    (x, y), (rx, ry) = np.float32(at), np.float32(radii)
+    return 1 - np.sqrt(((u - x) / rx)**2 + ((v - y) / ry)**2)
 
 # %% ../nbs/extras/phantom.ipynb #0000002b
 def _lines(size, pose, lines, blur=.004):
@@ -103,7 +109,8 @@ def _lines(size, pose, lines, blur=.004):
     u, v = np.concatenate([points for points, _ in lines]).T
     xy = np.stack([pose.dx + pose.scale * (u + pose.shear * v), pose.dy + pose.scale * v], 1)
     parts = np.split((xy + 1) * size, np.cumsum([len(points) for points, _ in lines])[:-1])
-    for part, (_, width) in zip(parts, lines): draw.line(part.ravel().tolist(), fill=255, width=max(1, round(width * size)), joint="curve")
+    for part, (_, width) in zip(parts, lines):
+        draw.line(part.ravel().tolist(), fill=255, width=max(1, round(width * size)), joint="curve")
     canvas = canvas.reduce(2).filter(ImageFilter.GaussianBlur(blur * size))
     return np.asarray(canvas, dtype="float32") / 255
 
@@ -123,7 +130,7 @@ def _profile(v, heights, widths):
 
 # %% ../nbs/extras/phantom.ipynb #00000033
 def _vessels(rng, hilum, angles, step):
-    "A tree of vessels from a hilum `(u, v)`: a list of `(points, width)`, one branch for each angle and one twig on each."
+    "A tree from a hilum `(u, v)`: a list of `(points, width)`, one branch for each angle and one twig on each."
     lines = []
     for angle in angles:
         bend = angle + np.cumsum(rng.normal(0, .26, 5))
@@ -135,10 +142,10 @@ def _vessels(rng, hilum, angles, step):
 # %% ../nbs/extras/phantom.ipynb #00000036
 def _frontal_lung(u, v, p, side, shrink=0):
     "Mask (size, size) of the lung on `side`, -1 for the patient's right and 1 for the left."
-    a, top = u * np.float32(side), p.apex + 1.2 * shrink
+    a, top = u * side, p.apex + 1.2 * shrink
     arch = np.sqrt(1 - np.clip((.15 - v) / (.15 - top), 0, 1)**2.4)
     wall = .33 + (p.width - .33 - shrink * np.clip(.8 - 1.8 * v, 0, 1)) * arch
-    dome = p.dome + (.06 if side > 0 else 0) + .9 * (a - np.float32(.36))**2
+    dome = p.dome + (.06 if side > 0 else 0) + .9 * (a - .36)**2
     sides = np.minimum(np.minimum(a - (.33 - .24 * arch), wall - a), v - top - .025)
     return _soft(np.minimum(sides, dome - v), .05)
 
@@ -147,8 +154,8 @@ def _frontal_heart(u, v, p, mark):
     "Mask (size, size) of the heart; `mark` is the mark of cardiomegaly or None."
     half = p.width * (p.ratio if mark is None else .58 + .08 * mark.size)
     tall = .29 if mark is None else .34 + .03 * mark.size
-    at = (p.lean * (.17 + .5 * half), p.dome - .03 - .6 * tall)
-    tilt = u - np.float32(.35) * (v - np.float32(at[1]))
+    at = np.float32([p.lean * (.17 + .5 * half), p.dome - .03 - .6 * tall])
+    tilt = u - .35 * (v - at[1])
     return _soft(_ellipse(tilt, v, at, (np.sqrt(half**2 - (.35 * tall)**2), tall)) * tall, .06)
 
 # %% ../nbs/extras/phantom.ipynb #0000003a
@@ -158,13 +165,13 @@ def _open(lung, cover):
 
 # %% ../nbs/extras/phantom.ipynb #0000003c
 def _frontal_chest(u, v, p, heart):
-    "The masks of a frontal chest: `body`, `lungs` by side, `heart`, `middle`, and the part of each lung that is `open` to view."
-    torso = _profile(v, [-1, -.88, -.74, -.5, .2, 1], [.28, .34, .84, 1, .94, .97]) + np.float32(p.fat - .15)
+    "The masks of a frontal chest: `body`, `lungs` by side, `heart`, `middle`, and what is `open` of each lung."
+    torso = _profile(v, [-1, -.88, -.74, -.5, .2, 1], [.28, .34, .84, 1, .94, .97]) + (p.fat - .15)
     c = SimpleNamespace(u=u, v=v, p=p, body=_soft(torso - np.abs(u), .06), heart=_frontal_heart(u, v, p, heart))
     stripe = _profile(v, [-1, -.5, 0, .5, 1], [.15, .14, .19, .21, .19])
     knob = _soft(_ellipse(u, v, (.12, -.32), (.04 + p.knob, .12)), .4)
     trunk = _soft(_ellipse(u, v, (.10, p.dome - .46), (.17, .36)), .5)
-    stripe = _soft(stripe - np.abs(u - np.float32(.01)), .09) * _soft(v + .78, .35) * _soft(p.dome + .15 - v, .4)
+    stripe = _soft(stripe - np.abs(u - .01), .09) * _soft(v + .78, .35) * _soft(p.dome + .15 - v, .4)
     c.middle = np.maximum(np.maximum(stripe, np.maximum(knob, trunk)), c.heart)
     c.lungs = {s: _frontal_lung(u, v, p, s) for s in (-1, 1)}
     c.open = {s: _open(o, c.middle) for s, o in c.lungs.items()}
@@ -174,31 +181,30 @@ def _frontal_chest(u, v, p, heart):
 def _frontal_tissue(c, ink):
     "The chest without bones, (size, size): body, lungs with their vessels `ink`, heart and mediastinum."
     u, v, p = c.u, c.v, c.p
-    image = .02 + c.body * (.50 + .16 * _soft(v - np.float32(p.dome), .5) )
+    image = .02 + c.body * (.50 + .16 * _soft(v - p.dome, .5))
     bubble = _soft(_ellipse(u, v, (.36, p.dome + .24), (.15, .09)), .5)
     lung, air = c.lungs[-1] + c.lungs[1], p.air + .06 * v + .05 * u**2
     image += lung * (air + .24 * ink - image) - .22 * bubble
     image += c.middle * (.76 - image)
-    trachea = _soft(.055 - np.abs(u + np.float32(.01)), .05) * _soft(-.2 - v, .1)
+    trachea = _soft(.055 - np.abs(u + .01), .05) * _soft(-.2 - v, .1)
     return image - .16 * trachea * c.middle
 
 # %% ../nbs/extras/phantom.ipynb #00000040
 def _frontal_bones(c):
     "What the bones add to the image, (size, size): ribs, clavicles, spine."
     a, v, p = np.abs(c.u), c.v, c.p
-    turn = np.float32(2 * np.pi / p.ribs)
-    back = np.cos((v - np.float32(.85) * (a - np.float32(.30))**2 - .05 * a) * turn)
-    front = np.cos((v - np.float32(.5) * a**2 + np.float32(.75) * a) * turn * np.float32(.8))
+    turn = 2 * np.pi / p.ribs
+    back = np.cos((v - .85 * (a - .30)**2 - .05 * a) * turn)
+    front = np.cos((v - .5 * a**2 + .75 * a) * turn * np.float32(.8))
     cage = _soft(p.width + .03 - a, .05) * _soft(a - .08, .1) * _soft(v - p.apex + .05, .1) * _soft(p.dome + .2 - v, .3)
-    ribs = cage * (_soft(back, 1.1) + np.float32(.45) * _soft(front - .2, 1.) * _soft(a - .25, .3))
-    clavicle = _soft(.034 - np.abs(v + .60 + .20 * a - .16 * (a - .45)**2), .03) * _soft(a - .09, .05) * _soft(.86 - a, .1)
-    spine = _soft(.10 - a, .05) * (.6 + .4 * np.cos(v * np.float32(2 * np.pi / .15)))
-    return c.body * (p.bone * (1.1 * ribs + .7 * spine) + .17 * clavicle)
+    ribs = cage * (_soft(back, 1.1) + .45 * _soft(front - .2, 1.) * _soft(a - .25, .3))
+    clavicle = _soft(.034 - np.abs(v + .60 + .20 * a - .16 * (a - .45)**2), .03) * _soft(a - .09, .05)
+    spine = _soft(.10 - a, .05) * (.6 + .4 * np.cos(v * (2 * np.pi / .15)))
+    return c.body * (p.bone * (1.1 * ribs + .7 * spine) + .17 * clavicle * _soft(.86 - a, .1))
 
 # %% ../nbs/extras/phantom.ipynb #00000043
 def _frontal_effusion(c, mark, side):
-    a = c.u * np.float32(side)
-    level = c.p.dome - (.10 + .34 * mark.size) - 1.1 * np.clip(a - np.float32(.30), 0, None)**2
+    level = c.p.dome - (.10 + .34 * mark.size) - 1.1 * np.clip(c.u * side - .30, 0, None)**2
     return [(_soft(c.v - level, .10) * c.open[side], .80)]
 
 # %% ../nbs/extras/phantom.ipynb #00000045
@@ -211,7 +217,7 @@ def _frontal_pneumothorax(c, mark, side):
 def _patch(c, mark, at, radius):
     "A ragged mask (size, size) about `at`, of about the given radius."
     cloud = PILImage.fromarray(mark.cloud).resize(c.u.shape[::-1], PILImage.Resampling.BICUBIC)
-    cloud = np.float32(.2) * np.asarray(cloud)
+    cloud = .2 * np.asarray(cloud)
     return _soft(_ellipse(c.u, c.v, at, (radius, radius)) + cloud, 1) * np.clip(.9 + cloud, 0, 1)
 
 # %% ../nbs/extras/phantom.ipynb #00000048
@@ -221,17 +227,25 @@ def _frontal_consolidation(c, mark, side, lobe):
     return [(_patch(c, mark, at, .18 + .10 * mark.size) * c.open[side], .78)]
 
 # %% ../nbs/extras/phantom.ipynb #0000004a
-def _frontal_nodule(c, mark, side):
-    at = (side * (c.p.width - .19 - .10 * mark.x), -.25 + .27 * mark.y)
+def _spot(c, mark, at):
+    "A round mask (size, size) about `at`."
     radius = .055 + .035 * mark.size
-    return [(_soft(_ellipse(c.u, c.v, at, (radius, radius)), .7), .78)]
+    return _soft(_ellipse(c.u, c.v, at, (radius, radius)), .7)
+
+def _frontal_nodule(c, mark, side):
+    return [(_spot(c, mark, (side * (c.p.width - .19 - .10 * mark.x), -.25 + .27 * mark.y)), .78)]
 
 # %% ../nbs/extras/phantom.ipynb #0000004c
+def _device(c, at, stretch, lead):
+    "The one layer of a pacemaker: its box about `at`, flattened by `stretch`, and the curve of its lead."
+    x, y = np.float32(at)
+    box = .085 - np.maximum(np.abs(c.u - x) * stretch[0], np.abs(c.v - y) * stretch[1])
+    return [(np.maximum(_soft(box, .04), _lines(len(c.v), c.pose, [(_curve(lead), .020)])), .99)]
+
 def _frontal_pacemaker(c, mark):
     at, tip = np.array([.50 + .08 * mark.x, -.46 + .08 * mark.y]), (.10 + .08 * mark.size, c.p.dome - .10)
-    box = .085 - np.maximum(np.abs(c.u - np.float32(at[0])), np.abs(c.v - np.float32(at[1])) * 1.1)
     lead = [at, at + (-.12, -.08), (.12, -.52), (-.08, -.42), (-.13, -.15), (-.10, .08), (0, c.p.dome - .12), tip]
-    return [(np.maximum(_soft(box, .04), _lines(len(c.v), c.pose, [(_curve(lead), .020)])), .99)]
+    return _device(c, at, (1, 1.1), lead)
 
 # %% ../nbs/extras/phantom.ipynb #0000004f
 def _lateral_lung(u, v, p, shrink=0):
@@ -239,7 +253,7 @@ def _lateral_lung(u, v, p, shrink=0):
     arch = np.sqrt(1 - np.clip((.05 - v) / (.05 - p.apex - shrink), 0, 1)**2.4)
     front = .10 - (p.depth + .06 * v - shrink * np.clip(.9 - v, 0, 1)) * arch
     back = .10 + (p.depth + .04) * arch
-    dome = p.dome - .06 + .52 * np.clip(u + np.float32(.15), 0, None)**2 + .5 * np.clip(-.15 - u, 0, None)**2
+    dome = p.dome - .06 + .52 * np.clip(u + .15, 0, None)**2 + .5 * np.clip(-.15 - u, 0, None)**2
     sides = np.minimum(np.minimum(u - front, back - u), v - p.apex - shrink - .025)
     return _soft(np.minimum(sides, dome - v), .05)
 
@@ -247,15 +261,15 @@ def _lateral_lung(u, v, p, shrink=0):
 def _lateral_heart(u, v, p, mark):
     "Mask (size, size) of the heart on a lateral view; `mark` is the mark of cardiomegaly or None."
     grow = .6 * (p.ratio - .38) + (0 if mark is None else .11 + .05 * mark.size)
-    at, tilt = (-.20 + .35 * grow, p.dome - .25 - .4 * grow), u + np.float32(.4) * (v - np.float32(.2))
-    return _soft(_ellipse(tilt, v, at, (.26 + grow, .30 + .8 * grow)) * np.float32(.3), .07)
+    at, tilt = (-.20 + .35 * grow, p.dome - .25 - .4 * grow), u + .4 * (v - .2)
+    return _soft(_ellipse(tilt, v, at, (.26 + grow, .30 + .8 * grow)) * .3, .07)
 
 # %% ../nbs/extras/phantom.ipynb #00000051
 def _lateral_chest(u, v, p, heart):
     "The masks of a lateral chest: `body`, `lungs`, `heart`, and the part of the lungs that is `open` to view."
     front = _profile(v, [-1, -.85, -.6, 0, .5, 1], [-.34, -.36, -.62, -.80, -.82, -.76])
     back = _profile(v, [-1, -.8, -.4, .3, 1], [.62, .70, .90, .92, .76])
-    fat = np.float32(p.fat - .15 + p.depth - .62)
+    fat = p.fat - .15 + p.depth - .62
     c = SimpleNamespace(u=u, v=v, p=p, body=_soft(np.minimum(u - front + fat, back + fat - u), .06))
     c.heart, c.lungs = _lateral_heart(u, v, p, heart), _lateral_lung(u, v, p)
     c.open = _open(c.lungs, c.heart)
@@ -265,29 +279,30 @@ def _lateral_chest(u, v, p, heart):
 def _lateral_tissue(c, ink):
     "The lateral chest without bones, (size, size): body, shoulders, lungs, vessels, heart and the second dome."
     u, v, p = c.u, c.v, c.p
-    image = .02 + c.body * (.50 + .18 * _soft(v - np.float32(p.dome), .5))
+    image = .02 + c.body * (.50 + .18 * _soft(v - p.dome, .5))
     shoulders = _soft(_ellipse(u, v, (.15, -.78), (.50, .30)), .9)
-    air = p.air + .05 + .33 * shoulders + .28 * ink + .10 * _soft(v - np.float32(p.dome - .02) - .5 * u**2 - .05, .06)
+    air = p.air + .05 + .33 * shoulders + .28 * ink + .10 * _soft(v - (p.dome - .02) - .5 * u**2 - .05, .06)
     vessels = _soft(_ellipse(u, v, (-.05, -.22), (.20, .34)), 1.2)
     image += c.lungs * (air + .16 * vessels - image)
     image += c.heart * c.body * (.66 - image)
-    trachea = _soft(.05 - np.abs(u - np.float32(.10) - .10 * v), .05) * _soft(-.12 - v, .1)
+    trachea = _soft(.05 - np.abs(u - .10 - .10 * v), .05) * _soft(-.12 - v, .1)
     return image - .13 * trachea * c.body
 
 # %% ../nbs/extras/phantom.ipynb #00000053
 def _lateral_bones(c):
     "What the bones add on a lateral view, (size, size): vertebrae, ribs, sternum."
     u, v, p = c.u, c.v, c.p
-    along = u - np.float32(.56 + p.depth - .62) - p.stoop * np.cos(2 * v) - .05 * (1 - v * v)
-    blocks = _soft(np.cos((v - .25 * along) * np.float32(2 * np.pi / .17)) + .6, .7)
+    along = u - (.56 + p.depth - .62) - p.stoop * np.cos(2 * v) - .05 * (1 - v * v)
+    blocks = _soft(np.cos((v - .25 * along) * (2 * np.pi / .17)) + .6, .7)
     spine = _soft(.115 - np.abs(along), .05) * (.25 + .75 * blocks)
-    ribs = _soft(np.cos((v - .55 * u - .25 * u * u) * np.float32(2 * np.pi / p.ribs)) - .2, .9) * _soft(v - p.apex, .2) * _soft(p.dome + .2 - v, .3)
+    ribs = _soft(np.cos((v - .55 * u - .25 * u * u) * (2 * np.pi / p.ribs)) - .2, .9)
+    ribs = ribs * _soft(v - p.apex, .2) * _soft(p.dome + .2 - v, .3)
     sternum = _soft(.03 - np.abs(u + p.depth - .07 + .10 * v), .04) * _soft(v + .55, .1) * _soft(.35 - v, .2)
-    return c.body * (.17 * spine * (1 - .6 * _soft(v - np.float32(p.dome), .4)) + .6 * p.bone * ribs + .13 * sternum)
+    return c.body * (.17 * spine * (1 - .6 * _soft(v - p.dome, .4)) + .6 * p.bone * ribs + .13 * sternum)
 
 # %% ../nbs/extras/phantom.ipynb #00000056
 def _lateral_effusion(c, mark, side):
-    level = c.p.dome - (.02 + .30 * mark.size) - .7 * np.clip(c.u - np.float32(.15), 0, None)**2
+    level = c.p.dome - (.02 + .30 * mark.size) - .7 * np.clip(c.u - .15, 0, None)**2
     return [(_soft(c.v - level, .10) * c.open * _soft(c.u + .1, .3), .74)]
 
 def _lateral_pneumothorax(c, mark, side):
@@ -297,35 +312,33 @@ def _lateral_pneumothorax(c, mark, side):
 
 # %% ../nbs/extras/phantom.ipynb #00000057
 def _lateral_consolidation(c, mark, side, lobe):
-    at = (-.20 + .1 * mark.x, -.36 + .1 * mark.y) if lobe == "upper" else (.36 + .06 * mark.x, c.p.dome - .17 + .08 * mark.y)
-    return [(_patch(c, mark, at, .18 + .10 * mark.size) * c.open, .74)]
+    upper, lower = (-.20 + .1 * mark.x, -.36 + .1 * mark.y), (.36 + .06 * mark.x, c.p.dome - .17 + .08 * mark.y)
+    return [(_patch(c, mark, upper if lobe == "upper" else lower, .18 + .10 * mark.size) * c.open, .74)]
 
 def _lateral_nodule(c, mark, side):
-    at, radius = (.18 + .18 * mark.x, -.12 + .26 * mark.y), .055 + .035 * mark.size
-    return [(_soft(_ellipse(c.u, c.v, at, (radius, radius)), .7), .76)]
+    return [(_spot(c, mark, (.18 + .18 * mark.x, -.12 + .26 * mark.y)), .76)]
 
 # %% ../nbs/extras/phantom.ipynb #00000058
 def _lateral_pacemaker(c, mark):
     at = np.array([-c.p.depth + .02, -.42 + .08 * mark.y])
-    box = .085 - np.maximum(np.abs(c.u - np.float32(at[0])) * 2.6, np.abs(c.v - np.float32(at[1])))
     lead = [at, at + (.10, -.12), (-.15, -.45), (.02, -.25), (.02, 0), (-.12, c.p.dome - .22), (-.28, c.p.dome - .14)]
-    return [(np.maximum(_soft(box, .04), _lines(len(c.v), c.pose, [(_curve(lead), .020)])), .99)]
+    return _device(c, at, (2.6, 1), lead)
 
 # %% ../nbs/extras/phantom.ipynb #0000005b
 _SIDES = dict(right=-1, left=1)
+_HILA = dict(frontal=[((-.20, -.04), np.linspace(1.75, 4.55, 10), .14), ((.20, -.07), np.linspace(-1.4, 1.4, 10), .14)],
+             lateral=[((.08, -.06), np.linspace(0, 6, 14), .11)])
 _VIEWS = dict(
-    frontal=SimpleNamespace(chest=_frontal_chest, tissue=_frontal_tissue, bones=_frontal_bones,
-        hila=[((-.20, -.04), np.linspace(1.75, 4.55, 10)), ((.20, -.07), np.linspace(-1.4, 1.4, 10))], step=.14,
-        findings=dict(effusion=_frontal_effusion, pneumothorax=_frontal_pneumothorax, nodule=_frontal_nodule,
-                      consolidation=_frontal_consolidation, pacemaker=_frontal_pacemaker)),
-    lateral=SimpleNamespace(chest=_lateral_chest, tissue=_lateral_tissue, bones=_lateral_bones,
-        hila=[((.08, -.06), np.linspace(0, 6, 14))], step=.11,
-        findings=dict(effusion=_lateral_effusion, pneumothorax=_lateral_pneumothorax, nodule=_lateral_nodule,
-                      consolidation=_lateral_consolidation, pacemaker=_lateral_pacemaker)))
+    frontal=dict(chest=_frontal_chest, tissue=_frontal_tissue, bones=_frontal_bones, effusion=_frontal_effusion,
+                 pneumothorax=_frontal_pneumothorax, nodule=_frontal_nodule, consolidation=_frontal_consolidation,
+                 pacemaker=_frontal_pacemaker),
+    lateral=dict(chest=_lateral_chest, tissue=_lateral_tissue, bones=_lateral_bones, effusion=_lateral_effusion,
+                 pneumothorax=_lateral_pneumothorax, nodule=_lateral_nodule, consolidation=_lateral_consolidation,
+                 pacemaker=_lateral_pacemaker))
 
 # %% ../nbs/extras/phantom.ipynb #0000005d
 def _box(change, label, view):
-    "The box (in pixels, `x1` and `y1` just after the last one) of a finding that changed the image by `change` (size, size)."
+    "The box, in pixels, of a finding that changed the image by `change` (size, size); `x1`, `y1` are exclusive."
     hit = np.abs(change) > 1 / 12
     xs, ys = np.flatnonzero(hit.any(0)), np.flatnonzero(hit.any(1))
     return dict(label=label, view=view, x0=float(xs[0]), y0=float(ys[0]), x1=float(xs[-1] + 1), y1=float(ys[-1] + 1))
@@ -333,29 +346,32 @@ def _box(change, label, view):
 # %% ../nbs/extras/phantom.ipynb #00000060
 def _paint(image, layers):
     "The image (size, size) with layers `(mask, grey)` laid over it in order."
-    for mask, grey in layers: image = image + mask * (grey - image)
+    for mask, grey in layers:
+        image = image + mask * (grey - image)
     return image
 
 def _layers(view, c, label, mark):
     "The layers `(mask, grey)` of one finding on a chest `c`, none for cardiomegaly."
     *place, kind = label.split()
     where = [_SIDES[place[0]], *place[1:2]] if place else []
-    return [] if kind == "cardiomegaly" else _VIEWS[view].findings[kind](c, mark, *where)
+    return [] if kind == "cardiomegaly" else _VIEWS[view][kind](c, mark, *where)
 
 # %% ../nbs/extras/phantom.ipynb #00000062
-def _render(study, view, size, labels=None):
-    "One view of a study: image (size, size) uint8 and the boxes of its findings; `labels` replaces the study's own."
-    marks = {o: _mark(study.seed, study.i, o) for o in (study.labels if labels is None else labels)}
-    draw, rng = _VIEWS[view], _rng(study.seed, view, study.i)
-    pose, anatomy = _draw_between(_POSE, rng), _rng(study.seed, "anatomy", study.patient)
-    c = draw.chest(*_grid(size, pose), _draw_between(_ANATOMY, anatomy), marks.get("cardiomegaly"))
-    c.pose, tree = pose, [o for hilum, angles in draw.hila for o in _vessels(anatomy, hilum, angles, draw.step)]
-    clean = image = draw.tissue(c, _lines(size, pose, tree))
-    layers, boxes = {o: _layers(view, c, o, mark) for o, mark in marks.items()}, []
-    for o in layers:
-        image = _paint(image, layers[o])
-        boxes.append(_box(_paint(clean, layers[o]) - clean if layers[o] else c.heart > .5, o, view))
-    image = (image + draw.bones(c)) * pose.gain + pose.lift + pose.grain * rng.standard_normal((size, size), dtype="float32")
+def _render(study, view, size, labels):
+    "One view of a study with the given findings: image (size, size) uint8 and the boxes of the findings."
+    draw, marks = _VIEWS[view], {o: _mark(study.seed, study.i, o) for o in labels}
+    rng, anatomy = _rng(study.seed, view, study.i), _rng(study.seed, "anatomy", study.patient)
+    pose, patient = _draw_between(_POSE, rng), _draw_between(_ANATOMY, anatomy)
+    c = draw["chest"](*_grid(size, pose), patient, marks.get("cardiomegaly"))
+    c.pose, tree, boxes = pose, [], []
+    for hilum in _HILA[view]: tree += _vessels(anatomy, *hilum)
+    image = clean = draw["tissue"](c, _lines(size, pose, tree))
+    for label, mark in marks.items():
+        layers = _layers(view, c, label, mark)
+        image = _paint(image, layers)
+        boxes.append(_box(_paint(clean, layers) - clean if layers else c.heart > .5, label, view))
+    grain = pose.grain * rng.standard_normal((size, size), dtype="float32")
+    image = (image + draw["bones"](c)) * pose.gain + pose.lift + grain
     return (np.clip(image, 0, 1) * 255).astype("uint8"), boxes
 
 # %% ../nbs/extras/phantom.ipynb #00000064
@@ -365,56 +381,66 @@ def _study(seed, i, patient):
 
 # %% ../nbs/extras/phantom.ipynb #00000078
 _SAY = dict(
-    cardiomegaly=["The heart is enlarged.", "There is {degree} cardiomegaly.", "The cardiac silhouette is {degree}ly enlarged.",
-                  "{degree} enlargement of the cardiac silhouette.", "There is cardiomegaly.", "Cardiomegaly is seen."],
-    effusion=["There is a {size} {side} pleural effusion.", "{size} {side}-sided pleural effusion with a meniscus at the base.",
-              "Blunting of the {side} costophrenic angle, consistent with a {size} effusion.",
-              "There is pleural effusion on the {side}.", "A {side} effusion is seen."],
-    pneumothorax=["There is a {size} {side} pneumothorax.", "{size} {side} apical pneumothorax with a visible pleural line.",
-                  "A visceral pleural line is seen on the {side}, consistent with a {size} pneumothorax.",
-                  "There is pneumothorax on the {side}.", "A {side} pneumothorax is seen."],
-    consolidation=["Airspace consolidation in the {side} {lobe} lobe.", "There is a {size} {side} {lobe} lobe consolidation, concerning for pneumonia.",
-                   "A {size} area of consolidation is present in the {side} {lobe} lobe.", "{side} {lobe} lobe consolidation is most likely pneumonia.",
-                   "There is consolidation in the {side} {lobe} lobe.", "Consolidation is seen in the {side} {lobe} lobe."],
+    cardiomegaly=["The heart is enlarged.", "There is {degree} cardiomegaly.",
+        "The cardiac silhouette is {degree}ly enlarged.", "{degree} enlargement of the cardiac silhouette.",
+        "There is cardiomegaly.", "Cardiomegaly is seen."],
+    effusion=["There is a {size} {side} pleural effusion.",
+        "{size} {side}-sided pleural effusion with a meniscus at the base.",
+        "Blunting of the {side} costophrenic angle, consistent with a {size} effusion.",
+        "There is pleural effusion on the {side}.", "A {side} effusion is seen."],
+    pneumothorax=["There is a {size} {side} pneumothorax.",
+        "{size} {side} apical pneumothorax with a visible pleural line.",
+        "A visceral pleural line is seen on the {side}, consistent with a {size} pneumothorax.",
+        "There is pneumothorax on the {side}.", "A {side} pneumothorax is seen."],
+    consolidation=["Airspace consolidation in the {side} {lobe} lobe.",
+        "There is a {size} {side} {lobe} lobe consolidation, concerning for pneumonia.",
+        "A {size} area of consolidation is present in the {side} {lobe} lobe.",
+        "{side} {lobe} lobe consolidation is most likely pneumonia.",
+        "There is consolidation in the {side} {lobe} lobe.", "Consolidation is seen in the {side} {lobe} lobe."],
     nodule=["There is a {size} round nodule in the {side} lung.", "{size} nodule projecting over the {side} mid lung.",
-            "A solitary {side} lung nodule is noted.", "There is a nodule in the {side} lung.", "A {side} nodule is seen."],
+        "A solitary {side} lung nodule is noted.", "There is a nodule in the {side} lung.", "A {side} nodule is seen."],
     pacemaker=["A left chest pacemaker is in place.", "Left-sided pacemaker with its lead in the right ventricle.",
-               "A pacemaker generator overlies the left chest wall.", "There is a pacemaker.", "A pacemaker is seen."])
+        "A pacemaker generator overlies the left chest wall.", "There is a pacemaker.", "A pacemaker is seen."])
 
 # %% ../nbs/extras/phantom.ipynb #00000079
 def _sentence(label, size, rng):
     "One sentence that states a finding of drawn size `size` in [0, 1]."
     side, lobe = (label.split() + ["", ""])[:2]
     grade = min(2, int(3 * size))
-    text = str(rng.choice(_SAY[label.split()[-1]])).format(side=side, lobe=lobe,
-        size=("small", "moderate", "large")[grade], degree=("mild", "moderate", "marked")[grade])
+    size, degree = ("small", "moderate", "large")[grade], ("mild", "moderate", "marked")[grade]
+    text = str(rng.choice(_SAY[label.split()[-1]])).format(side=side, lobe=lobe, size=size, degree=degree)
     return text[0].upper() + text[1:]
 
 # %% ../nbs/extras/phantom.ipynb #0000007c
-_CLEAR = [("The cardiac silhouette is normal in size.", "cardiomegaly"), ("Heart size is within normal limits.", "cardiomegaly"),
+_CLEAR = [("The cardiac silhouette is normal in size.", "cardiomegaly"),
+    ("Heart size is within normal limits.", "cardiomegaly"),
     ("No pneumothorax or pleural effusion.", "pneumothorax effusion"), ("No pneumothorax.", "pneumothorax"),
     ("No pleural effusion is seen.", "effusion"), ("No focal consolidation.", "consolidation"),
     ("No suspicious pulmonary nodule.", "nodule"), ("The lungs are clear.", "left right"),
-    ("The right lung is clear.", "right"), ("The left lung is clear.", "left"), ("No acute osseous abnormality.", "bones"),
-    ("The bony thorax is intact.", "bones"), ("The mediastinal contours are unremarkable.", "cardiomegaly"), ("The trachea is midline.", "trachea"),
-    ("There is no pneumothorax.", "pneumothorax"), ("There is no pleural effusion.", "effusion"), ("There is no consolidation.", "consolidation"),
-    ("No nodule is seen.", "nodule"), ("No pacemaker.", "pacemaker"), ("There is no pacemaker.", "pacemaker"), ("No cardiomegaly.", "cardiomegaly"),
-    ("No evidence of pneumothorax.", "pneumothorax"), ("No evidence of effusion.", "effusion"), ("No evidence of cardiomegaly.", "cardiomegaly")]
+    ("The right lung is clear.", "right"), ("The left lung is clear.", "left"),
+    ("No acute osseous abnormality.", "bones"), ("The bony thorax is intact.", "bones"),
+    ("The mediastinal contours are unremarkable.", "cardiomegaly"), ("The trachea is midline.", "trachea"),
+    ("There is no pneumothorax.", "pneumothorax"), ("There is no pleural effusion.", "effusion"),
+    ("There is no consolidation.", "consolidation"), ("No nodule is seen.", "nodule"), ("No pacemaker.", "pacemaker"),
+    ("There is no pacemaker.", "pacemaker"), ("No cardiomegaly.", "cardiomegaly"),
+    *((f"No evidence of {o}.", o) for o in ("pneumothorax", "effusion", "cardiomegaly"))]
 
 # %% ../nbs/extras/phantom.ipynb #0000007d
 def _negatives(labels, rng):
     "Sentences, in random order, that hold for a study with these labels and do not repeat each other."
-    present, said = {word for label in labels for word in label.split()}, set()
+    taken = set(" ".join(labels).split())
     for k in rng.permutation(len(_CLEAR)):
-        text, about = _CLEAR[k][0], set(_CLEAR[k][1].split())
-        if not about & (present | said): said |= about; yield text
+        text, about = _CLEAR[k]
+        if taken.isdisjoint(about.split()):
+            taken.update(about.split())
+            yield text
 
 # %% ../nbs/extras/phantom.ipynb #00000080
 _BUILD = dict(ratio=("The heart is small.", "Heart size is at the upper limit of normal."),
               dome=("Low lung volumes.", "The lungs are well expanded."),
               fat=("Slender body habitus.", "Large body habitus."))
-
-_NORMAL = "No cardiomegaly. There is no consolidation. No evidence of effusion. No nodule is seen. There is no pneumothorax. No pacemaker."
+_NORMAL = ("No cardiomegaly. There is no consolidation. No evidence of effusion. "
+           "No nodule is seen. There is no pneumothorax. No pacemaker.")
 
 def _build(study):
     "Three sentences on the patient's build."
@@ -424,10 +450,10 @@ def _build(study):
 # %% ../nbs/extras/phantom.ipynb #00000082
 def _report(study):
     "The report of a study, about 20 to 50 words."
-    rng, heart, *build = _rng(study.seed, "report", study.i), *_build(study)
-    if "cardiomegaly" not in study.labels: build.append(heart)
-    if not study.labels and rng.random() < .76: return " ".join([*build, _NORMAL])
-    said = [*build, *(_sentence(o, _mark(study.seed, study.i, o).size, rng) for o in study.labels)]
+    rng, (heart, *said) = _rng(study.seed, "report", study.i), _build(study)
+    if "cardiomegaly" not in study.labels: said.append(heart)
+    if not study.labels and rng.random() < .76: return " ".join([*said, _NORMAL])
+    said += [_sentence(o, _mark(study.seed, study.i, o).size, rng) for o in study.labels]
     wanted = rng.integers(24, 36)
     for text in _negatives(study.labels, rng):
         if len(" ".join(said).split()) >= wanted: break
@@ -445,65 +471,61 @@ def _png(image):
 def _row(study, size, lateral_only=(), views=("frontal", "lateral")):
     "One row of the dataset: ids, report, sorted labels, the views that are drawn and all boxes on them."
     shown = dict(frontal=[o for o in study.labels if o not in lateral_only], lateral=study.labels)
-    drawn = {view: _render(study, view, size, shown[view]) for view in views}
-    images = {view: _png(drawn[view][0]) if view in drawn else None for view in shown}
-    boxes = [box for _, found in drawn.values() for box in found]
+    images, boxes = dict(frontal=None, lateral=None), []
+    for view in views:
+        image, found = _render(study, view, size, shown[view])
+        images[view] = _png(image)
+        boxes += found
     return dict(study_id=f"phantom-{study.seed}-{study.i:06d}", patient_id=f"phantom-{study.seed}-p{study.patient:06d}",
-        text=_report(study), labels=sorted(study.labels), **images, boxes=boxes)
+                text=_report(study), labels=sorted(study.labels), **images, boxes=boxes)
 
 # %% ../nbs/extras/phantom.ipynb #00000091
-def phantom_rows(n:int, # how many studies, at least 1
-    seed:int=0, # names the series; the first studies of a longer series are those of a shorter one
-    image_size:int=128, # height and width of each view in pixels, at least 32
-    lateral_only:tuple=(), # findings that the frontal view does not show
-    views:tuple=("frontal", "lateral") # which views to draw
-): # yields rows as in `PHANTOM_FEATURES`
-    "Draws `n` studies with grey 8-bit views (image_size, image_size), reports, labels and boxes in pixels; raises `ValueError` for numbers out of range."
+def phantom_rows(n:int, seed:int=0, # Studies, and the name of their series; a longer series begins with the shorter
+                 image_size:int=128, # Height and width of each view in pixels, at least 32
+                 lateral_only:tuple=(), # Findings that the frontal view does not show
+                 views:tuple=("frontal", "lateral"), # Which views to draw
+                ): # Yields rows as in `PHANTOM_FEATURES`
+    "Draws `n` studies with grey 8-bit views, reports, labels and boxes in pixels. Raises ValueError out of range."
     for name, value, least in [("n", n, 1), ("seed", seed, 0), ("image_size", image_size, 32)]:
-        if value < least: raise ValueError(f"{name} is {value}, expected a whole number of at least {least}: pass {name}={least} or more")
-    if unknown := [o for o in lateral_only if o not in FINDINGS]: raise ValueError(f"lateral_only has {unknown}, expected some of {', '.join(FINDINGS)}")
+        if value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}: pass {name}={least} or more")
+    unknown = [o for o in lateral_only if o not in FINDINGS]
+    if unknown:
+        raise ValueError(f"lateral_only has {unknown}, expected some of {', '.join(FINDINGS)}")
     patients = progress(_patient_of(n, seed), "drawing phantoms", unit="study")
-    for i, patient in enumerate(patients): yield _row(_study(seed, i, patient), image_size, lateral_only, views)
+    for i, patient in enumerate(patients):
+        yield _row(_study(seed, i, patient), image_size, lateral_only, views)
 
 # %% ../nbs/extras/phantom.ipynb #00000092
-def make_phantoms(n:int, # how many studies, at least 1
-    seed:int=0, # names the series
-    image_size:int=128, # height and width of each view in pixels, at least 32
-    lateral_only:tuple=() # findings that the frontal view does not show
-) -> Dataset: # one row per study, columns as in `PHANTOM_FEATURES`
+def make_phantoms(n:int, seed:int=0, image_size:int=128, lateral_only:tuple=(), # As in `phantom_rows`
+                 ) -> Dataset: # One row per study, columns as in `PHANTOM_FEATURES`
     "The rows of `phantom_rows` as a dataset in memory; raises as it does."
     return Dataset.from_list(list(phantom_rows(n, seed, image_size, lateral_only)), features=PHANTOM_FEATURES)
 
 # %% ../nbs/extras/phantom.ipynb #00000093
-def draw_phantom(labels:list[str], # findings of `FINDINGS`; of two that claim one space of the chest the first is drawn
-    i:int, # names the study: the same number gives the same picture
-    patient:int, # names the patient: the same number gives the same anatomy
-    image_size:int=128, # height and width of each view in pixels
-    seed:int=0 # names the series
-) -> dict: # {"frontal", "lateral"}: (image_size, image_size) uint8
+def draw_phantom(labels:list[str], # Of `FINDINGS`; of two that claim one space of the chest the first is drawn
+                 i:int, patient:int, # Equal numbers give the same picture, and the same anatomy
+                 image_size:int=128, seed:int=0, # As in `phantom_rows`
+                ) -> dict: # {"frontal", "lateral"}: (image_size, image_size) uint8
     "Both views of a chest with the given findings."
-    drawn, taken = [], set()
-    for label in labels:
-        if not _spaces(label) & taken: drawn.append(label); taken |= _spaces(label)
-    study = SimpleNamespace(seed=seed, i=i, patient=patient, labels=drawn)
-    return {view: _render(study, view, image_size)[0] for view in ("frontal", "lateral")}
+    study = SimpleNamespace(seed=seed, i=i, patient=patient)
+    return {view: _render(study, view, image_size, _compatible(labels))[0] for view in _VIEWS}
 
 # %% ../nbs/extras/phantom.ipynb #0000009c
 _CODE = zlib.crc32(Path(__file__).read_bytes()) if "__file__" in globals() else 0
 
-def kept_phantoms(folder:str|Path, # where series are kept; any of them may be deleted at any time
-    n:int, # how many studies, at least 1
-    seed:int=0, # names the series
-    image_size:int=128, # height and width of each view in pixels, at least 32
-    views:tuple=("frontal", "lateral") # which views to draw
-) -> Dataset: # one row per study, mapped from the disk
+def kept_phantoms(folder:str|Path, # Where series are kept; any of them may be deleted at any time
+                  n:int, seed:int=0, image_size:int=128, # As in `phantom_rows`
+                  views:tuple=("frontal", "lateral"), # Which views to draw
+                 ) -> Dataset: # One row per study, mapped from the disk
     "The rows of `phantom_rows`, from a file if they were drawn before; raises as it does."
     path = Path(folder)/f"{n}-{seed}-{image_size}-{'-'.join(views)}-{_CODE:08x}.arrow"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         with ArrowWriter(features=PHANTOM_FEATURES, path=str(part)) as writer:
-            for row in phantom_rows(n, seed, image_size, views=views): writer.write(PHANTOM_FEATURES.encode_example(row))
+            for row in phantom_rows(n, seed, image_size, views=views):
+                writer.write(PHANTOM_FEATURES.encode_example(row))
             writer.finalize()
         os.replace(part, path)
     return Dataset.from_file(str(path))

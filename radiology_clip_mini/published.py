@@ -23,16 +23,14 @@ from .models import CLIPMini
 # %% ../nbs/extras/published.ipynb #0000000b
 class PublishedModel(nn.Module):
     "A model of others, in evaluation mode. Subclasses add `image_features`, `text_features` and `token_counts`."
-    def __init__(self,
-                 name:str, # A folder or hub id
-                 model:nn.Module, # In the form its library gives it
+    def __init__(self, name:str, model:nn.Module, # A folder or hub id, and what its library makes of it
                  image_size:int, # Side of its images
-                 mean:list[float], std:list[float], # Of its normalisation, 3 channels each
-                 max_length:int, # Tokens after which a text is cut
+                 mean:list[float], std:list[float], max_length:int, # Of each channel; tokens kept of a text
                 ):
         super().__init__()
         self.name, self.model, self.image_size, self.max_length = Path(name).name, model, image_size, max_length
-        for key, value in (("mean", mean), ("std", std)): self.register_buffer(key, torch.tensor(value)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self.eval()
 
     @property
@@ -40,12 +38,12 @@ class PublishedModel(nn.Module):
 
 # %% ../nbs/extras/published.ipynb #0000000c
 @patch
-def preprocess(self:PublishedModel,
-               pixels:np.ndarray|torch.Tensor, # (b, v, h, w) uint8
-              ) -> torch.Tensor: # (b, v, 3, h, w) float32, on the model's device
-    "Grey bytes as the three channels this model was trained on. Raises ValueError for images of another size."
-    if tuple(pixels.shape[-2:]) != (self.image_size,)*2:
-        raise ValueError(f"{self.name} takes images of {self.image_size} × {self.image_size} pixels, got {tuple(pixels.shape[-2:])}; read the data with image_size {self.image_size}")
+def preprocess(self:PublishedModel, pixels:np.ndarray|torch.Tensor) -> torch.Tensor:
+    "Grey bytes (b, v, h, w) as this model's images (b, v, 3, h, w). Raises ValueError for another size."
+    h, w = pixels.shape[-2:]
+    if (h, w) != (self.image_size, self.image_size):
+        raise ValueError(f"{self.name} takes images of {self.image_size} × {self.image_size} pixels, got {(h, w)}; "
+                         f"read the data with image_size {self.image_size}")
     return (torch.as_tensor(pixels).to(self.device).unsqueeze(-3).float() / 255 - self.mean) / self.std
 
 # %% ../nbs/extras/published.ipynb #0000000d
@@ -82,57 +80,62 @@ def _clear_loading(name:str):
     try: yield
     except Exception as e: # each library raises many kinds
         reason = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
-        if Path(name).is_dir(): raise ValueError(f"{name} could not be loaded ({reason}). Expected the unchanged files of the model's hub page") from e
-        raise OSError(f"{name} is neither a folder nor to be had from the hub ({reason}). "
-                      "Where the hub is out of reach, give a folder with the files of the model's hub page") from e
+        files = "the files of the model's hub page, unchanged"
+        if Path(name).is_dir():
+            raise ValueError(f"{name} could not be loaded ({reason}). Expected {files}") from e
+        raise OSError(f"{name} is neither a folder nor to be had from the hub ({reason}); "
+                      f"give a folder with {files}") from e
 
 def _check_vocabulary(known:int, expected:int) -> None:
     "Raises ValueError where a tokenizer cannot be the model's own."
     if not expected/2 <= known <= expected:
-        raise ValueError(f"the tokenizer knows {known:,} tokens and the model {expected:,}, so they do not belong together; "
-                         "are tokenizer.json or vocab.txt missing from the folder?")
+        raise ValueError(f"the tokenizer knows {known:,} tokens and the model {expected:,}, so they do not belong "
+                         "together; are tokenizer.json or vocab.txt missing from the folder?")
 
 # %% ../nbs/extras/published.ipynb #00000016
-def _text_settings(model_name:str, # What open_clip_config.json calls the text encoder
-                   folder:Path|None, # A local model; None on the hub
-                  ) -> PreTrainedConfig:
-    "The architecture of a text encoder from transformers. Raises OSError where it is not to be had."
-    if folder and (folder/"config.json").is_file(): return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if model_name.startswith(("microsoft/BiomedNLP-BiomedBERT-base", "microsoft/BiomedNLP-PubMedBERT-base")): return BertConfig()
+def _text_settings(model_name:str, folder:Path|None) -> PreTrainedConfig:
+    "The architecture of a text encoder of transformers, for a model in `folder` (None on the hub). Raises OSError."
+    if folder and (folder/"config.json").is_file():
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    berts = ("microsoft/BiomedNLP-BiomedBERT-base", "microsoft/BiomedNLP-PubMedBERT-base")
+    if model_name.startswith(berts): return BertConfig()
     try: return AutoConfig.from_pretrained(model_name, trust_remote_code=False)
-    except OSError as e: raise OSError(f"its text encoder is {model_name}, whose settings are neither in the folder nor to be had from the hub; put that model's config.json there") from e
+    except OSError as e:
+        raise OSError(f"its text encoder is {model_name}, whose settings are neither in the folder nor to be had from "
+                      "the hub; put that model's config.json there") from e
 
 # %% ../nbs/extras/published.ipynb #00000018
 def _import_open_clip():
     try: import open_clip
-    except ImportError as e: raise ValueError("this is a model of open_clip, which is not installed: pip install 'radiology-clip-mini[compare]'") from e
+    except ImportError as e:
+        raise ValueError("open_clip is not installed: pip install 'radiology-clip-mini[compare]'") from e
     return open_clip
 
-def _load_open_clip(source:str, # hf-hub:… or local-dir:…
-                    folder:Path|None, # The same folder; None on the hub
-                   ) -> tuple: # Model and tokenizer, as open_clip makes them
+def _load_open_clip(source:str, folder:Path|None) -> tuple:
+    "The model and tokenizer of hf-hub:… (`folder` is None) or local-dir:…, as open_clip makes them."
     open_clip = _import_open_clip()
-    if folder and not [f for f in folder.iterdir() if f.suffix in (".safetensors", ".bin", ".pth")]:
-        raise FileNotFoundError("there are no weights beside open_clip_config.json: open_clip_model.safetensors or open_clip_pytorch_model.bin")
+    if folder and not {f.suffix for f in folder.iterdir()} & {".safetensors", ".bin", ".pth"}:
+        raise FileNotFoundError("there are no weights beside open_clip_config.json: open_clip_model.safetensors")
     text, changed = open_clip.get_model_config(source)["text_cfg"], {}
     with tempfile.TemporaryDirectory() as settings:
         if text.get("hf_model_name"):
             _text_settings(text["hf_model_name"], folder).save_pretrained(settings)
             changed = dict(text_cfg={**text, "hf_model_name": settings, "hf_model_pretrained": False})
-        model = open_clip.create_model_from_pretrained(source, return_transform=False, pretrained_text=False, weights_only=True, **changed)
-    return model, open_clip.get_tokenizer(source, **(dict(trust_remote_code=False) if text.get("hf_tokenizer_name") else {}))
+        model = open_clip.create_model_from_pretrained(
+            source, return_transform=False, pretrained_text=False, weights_only=True, **changed)
+    trust = dict(trust_remote_code=False) if text.get("hf_tokenizer_name") else {}
+    return model, open_clip.get_tokenizer(source, **trust)
 
 # %% ../nbs/extras/published.ipynb #00000019
 class OpenClip(PublishedModel):
     "Any open_clip model. Raises ValueError for an unsound folder, OSError where the hub does not give it."
-    def __init__(self,
-                 name:str, # "hf-hub:" and an id, or a folder with open_clip_config.json, weights and tokenizer
-                ):
+    def __init__(self, name:str): # "hf-hub:" and an id, or a folder with open_clip_config.json, weights and tokenizer
         folder = None if str(name).startswith("hf-hub:") else Path(name)
         _import_open_clip()
         with _clear_loading(name):
             model, tokenizer = _load_open_clip(f"local-dir:{folder}" if folder else name, folder)
-            _check_vocabulary(len(tokenizer.tokenizer) if hasattr(tokenizer, "tokenizer") else tokenizer.vocab_size, model.vocab_size)
+            known = len(tokenizer.tokenizer) if hasattr(tokenizer, "tokenizer") else tokenizer.vocab_size
+            _check_vocabulary(known, model.vocab_size)
         cfg = model.visual.preprocess_cfg
         size = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
         super().__init__(name, model, size, cfg["mean"], cfg["std"], tokenizer.context_length)
@@ -149,28 +152,34 @@ def text_features(self:OpenClip, texts:list[str]) -> torch.Tensor:
     "Texts as (b, d) rows of any length."
     tokens, encoder = self.tokenizer(texts), getattr(self.model, "text", None)
     if isinstance(encoder, _import_open_clip().hf_model.HFTextEncoder):
-        tokens = tokens[:, :tokens.ne(encoder.config.pad_token_id).any(0).nonzero().max() + 1]
+        in_use = tokens.ne(encoder.config.pad_token_id).any(0)
+        tokens = tokens[:, :in_use.nonzero().max() + 1]
     return self.model.encode_text(tokens.to(self.device))
 
 @patch
 def token_counts(self:OpenClip, texts:list[str]) -> list[int]:
     "How many tokens each text has before it is cut, end marks included."
-    if not hasattr(self.tokenizer, "tokenizer"): return [len(self.tokenizer.encode(t)) + 2 for t in texts]
-    return [len(ids) for ids in self.tokenizer.tokenizer([self.tokenizer.clean_fn(t) for t in texts])["input_ids"]]
+    if not hasattr(self.tokenizer, "tokenizer"):
+        return [len(self.tokenizer.encode(t)) + 2 for t in texts]
+    cleaned = [self.tokenizer.clean_fn(t) for t in texts]
+    return [len(ids) for ids in self.tokenizer.tokenizer(cleaned)["input_ids"]]
 
 # %% ../nbs/extras/published.ipynb #00000033
 class TransformersCLIP(PublishedModel):
     "Any `CLIPModel` of transformers. Raises ValueError for an unsound folder, OSError where the hub does not give it."
-    def __init__(self,
-                 name:str, # A hub id, or a folder with config.json, weights, tokenizer and preprocessor_config.json
-                ):
+    def __init__(self, name:str): # A hub id, or a folder as the hub has it, with preprocessor_config.json
         with _clear_loading(name):
-            model, info = CLIPModel.from_pretrained(name, dtype=torch.float32, weights_only=True, output_loading_info=True)
-            if lost := sorted(info["missing_keys"]): raise ValueError(f"{len(lost)} tensors are missing from the weights, such as {lost[0]}")
-            tokenizer, pictures = AutoTokenizer.from_pretrained(name, trust_remote_code=False), CLIPImageProcessor.from_pretrained(name)
-            _check_vocabulary(len(tokenizer), model.config.text_config.vocab_size)
-        super().__init__(name, model, model.config.vision_config.image_size, pictures.image_mean, pictures.image_std,
-                         model.config.text_config.max_position_embeddings)
+            options = dict(dtype=torch.float32, weights_only=True, output_loading_info=True)
+            model, info = CLIPModel.from_pretrained(name, **options)
+            lost = sorted(info["missing_keys"])
+            if lost:
+                raise ValueError(f"{len(lost)} tensors are missing from the weights, such as {lost[0]}")
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            images = CLIPImageProcessor.from_pretrained(name)
+            vision, text = model.config.vision_config, model.config.text_config
+            _check_vocabulary(len(tokenizer), text.vocab_size)
+        size, max_length = vision.image_size, text.max_position_embeddings
+        super().__init__(name, model, size, images.image_mean, images.image_std, max_length)
         self.tokenizer = tokenizer
 
 # %% ../nbs/extras/published.ipynb #00000035
@@ -182,8 +191,9 @@ def image_features(self:TransformersCLIP, images:torch.Tensor) -> torch.Tensor:
 @patch
 def text_features(self:TransformersCLIP, texts:list[str]) -> torch.Tensor:
     "Texts as (b, d) rows of any length."
-    tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt").to(self.device)
-    return self.model.text_projection(self.model.text_model(tokens["input_ids"], tokens["attention_mask"]).pooler_output)
+    tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+    encoded = self.model.text_model(tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device))
+    return self.model.text_projection(encoded.pooler_output)
 
 @patch
 def token_counts(self:TransformersCLIP, texts:list[str]) -> list[int]:
@@ -197,7 +207,8 @@ def _read_settings(name:str) -> dict:
     if not Path(name).is_dir():
         with _clear_loading(name): return PreTrainedConfig.get_config_dict(name)[0]
     if not file.is_file():
-        raise FileNotFoundError(f"{name} holds no model: expected open_clip_config.json (a model of open_clip) or config.json (a CLIP of transformers, or a model saved by this project)")
+        raise FileNotFoundError(f"{name} holds no model: expected open_clip_config.json (a model of open_clip) or "
+                                "config.json (a CLIP of transformers, or a model saved by this project)")
     try: return dict(json.loads(file.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as e: raise ValueError(f"{file} is no JSON object: {e}") from e
 
@@ -209,13 +220,15 @@ def _load_own(name:str) -> CLIPMini:
     return model
 
 # %% ../nbs/extras/published.ipynb #00000040
-def load_model(name:str|Path, # "hf-hub:" and an id for open_clip, another hub id, or a folder of any of the three kinds
+def load_model(name:str|Path, # "hf-hub:" and an id for open_clip, another hub id, or a folder of any of the kinds
               ) -> PublishedModel|CLIPMini: # In evaluation mode, on the CPU
     "A model to compare with. Raises ValueError, FileNotFoundError or OSError that says what is wrong with `name`."
     name = str(name)
-    if name.startswith("hf-hub:") or (Path(name)/"open_clip_config.json").is_file(): return OpenClip(name)
+    if name.startswith("hf-hub:") or (Path(name)/"open_clip_config.json").is_file():
+        return OpenClip(name)
     settings = _read_settings(name)
     if {"model", "text"} <= settings.keys(): return _load_own(name)
-    if (kind := settings.get("model_type")) == "clip": return TransformersCLIP(name)
-    raise ValueError(f"{name} is a model of type {kind!r}; expected a CLIP of transformers (type 'clip'), a model of open_clip "
-                     "(open_clip_config.json; on the hub, put hf-hub: before its id) or one saved by this project (keys model and text)")
+    kind = settings.get("model_type")
+    if kind == "clip": return TransformersCLIP(name)
+    raise ValueError(f"{name} is a model of type {kind!r}; expected a CLIP of transformers (type 'clip'), "
+                     "one of open_clip (on the hub, put hf-hub: before its id) or one saved by this project")
