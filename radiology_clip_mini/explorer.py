@@ -18,7 +18,8 @@ from PIL import Image
 
 from .command import run_command
 from .data import SPLITS
-from .gradcam import NAMES, _row, grad_cam, own_rank, show_radiograph
+from .gradcam import METHOD_NAMES, _show_answers, _show_question, grad_cam, own_rank
+from .gradcam import show_radiograph
 from .report import HEAT, Picture, figure_png
 from .runs import load_run
 from .search import Gallery, Query, answer, file_query, make_gallery, phrase_query, study_query
@@ -27,40 +28,42 @@ from .search import word_effects
 # %% ../nbs/extras/explorer.ipynb #00000009
 def image_uri(image:Image.Image, form:str="JPEG") -> str:
     "An image as an address that holds it."
-    image.save(out := io.BytesIO(), form, **(dict(quality=88) if form == "JPEG" else dict(compress_level=1)))
-    return f"data:image/{form.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
+    file = io.BytesIO()
+    image.save(file, form, **(dict(quality=88) if form == "JPEG" else dict(compress_level=1)))
+    return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
-def heat_image(cam:np.ndarray # (h, w) in [0, 1]
-              ) -> Image.Image:
+def heat_image(cam:np.ndarray) -> Image.Image: # (h, w) in [0, 1]
     "A heat map in the colours of `HEAT`, as transparent as it is low, so that the page may set how strong it is."
     return Image.fromarray(np.uint8(255 * np.dstack([HEAT(cam)[..., :3], cam])))
 
 # %% ../nbs/extras/explorer.ipynb #0000000a
-def radiograph_html(pixels:np.ndarray, # (h, w) uint8
-                    title:str, # For the caption, and for those who cannot see the picture
+def radiograph_html(pixels:np.ndarray, title:str, # (h, w) uint8, and words for those who cannot see it
                     cam:np.ndarray|None=None, # (h, w) in [0, 1]
                     right:bool=False, # Mark the patient's right, which is on the left of a frontal view
                    ) -> str:
     "A radiograph with an optional heat map."
+    title = escape(title)
+    picture = f'<img alt="{title}" src="{image_uri(Image.fromarray(pixels))}">'
     heat = f'<img class="heat" alt="" src="{image_uri(heat_image(cam), "PNG")}">' if cam is not None else ""
     mark = '<b aria-label="patient\'s right">R</b>' if right else ""
-    return f'<figure><div><img alt="{escape(title)}" src="{image_uri(Image.fromarray(pixels))}">{heat}{mark}</div><figcaption>{escape(title)}</figcaption></figure>'
+    return f'<figure><div>{picture}{heat}{mark}</div><figcaption>{title}</figcaption></figure>'
 
 # %% ../nbs/extras/explorer.ipynb #0000000c
-def words_html(effects:list[tuple[str, float]], # As `word_effects`
-              ) -> str:
+def words_html(effects:list[tuple[str, float]]) -> str: # As `word_effects`
     "A report with the words that matter."
     most = max((abs(worth) for _, worth in effects), default=0) or 1
     def span(word, worth):
-        colour, line = ("230,140,0", "underline") if worth > 0 else ("40,120,220", "none")
-        return f'<span style="background:rgba({colour},{.8*abs(worth)/most:.2f});text-decoration:{line if worth > .25*most else "none"}" title="{worth:+.3f}">{escape(word)}</span>'
+        colour = "230,140,0" if worth > 0 else "40,120,220"
+        line = "underline" if worth > .25*most else "none"
+        style = f"background:rgba({colour},{.8*abs(worth)/most:.2f});text-decoration:{line}"
+        return f'<span style="{style}" title="{worth:+.3f}">{escape(word)}</span>'
     return " ".join(span(word, worth) for word, worth in effects)
 
 # %% ../nbs/extras/explorer.ipynb #00000013
 def query_map(gallery:Gallery, query:Query,
-              pixels:np.ndarray, # (h, w) uint8
-              report:str, # What the map is for, where a radiograph asks
-              view:str="frontal", method:str="integrated", # One of `METHODS`; integrated compares with the gallery's mean picture of the view
+              pixels:np.ndarray, report:str, # (h, w) uint8, and what the map is for, where a radiograph asks
+              view:str="frontal", # Whose mean picture in the gallery is compared with
+              method:str="integrated", # One of `METHODS`
              ) -> np.ndarray: # (h, w) in [0, 1]
     "The heat map that belongs to an answer."
     reference = gallery.means.get(view, gallery.means.get("frontal")) if method == "integrated" else None
@@ -71,96 +74,121 @@ def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], 
     "Radiographs, and below them the same with their maps."
     fig = Picture(2.3*len(found), 5.3)
     above, below = fig.subplots(2, len(found), squeeze=False)
-    _row(above, gallery, query, found, first=0)
-    for ax, (j, _) in zip(below, found): show_radiograph(ax, gallery.pixels(j), query_map(gallery, query, gallery.pixels(j), "", gallery.view(j), method), view=gallery.view(j))
+    _show_answers(above, gallery, query, found)
+    for ax, (i, _) in zip(below, found):
+        pixels, view = gallery.pixels(i), gallery.view(i)
+        show_radiograph(ax, pixels, query_map(gallery, query, pixels, "", view, method), view=view)
     return fig
 
 def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
     "The map for the nearest report, the radiograph itself, and the reports."
-    (view, pixels), nearest_report = next(iter(query.views.items())), gallery.study(found[0][0])["text"]
+    view, pixels = next(iter(query.views.items()))
+    nearest_report = gallery.study(found[0][0])["text"]
     fig = Picture(2.3*(len(found)+2), 3)
-    first, *axes = fig.subplots(1, len(found)+2)
-    show_radiograph(first, pixels, query_map(gallery, query, pixels, nearest_report, view, method), "map for the nearest report", view=view)
-    _row(axes, gallery, query, found)
+    mapped, question, *answers = fig.subplots(1, len(found)+2)
+    cam = query_map(gallery, query, pixels, nearest_report, view, method)
+    show_radiograph(mapped, pixels, cam, "map for the nearest report", view=view)
+    _show_question(question, gallery, query)
+    _show_answers(answers, gallery, query, found)
     return fig
 
 # %% ../nbs/extras/explorer.ipynb #00000015
-def answer_figure(gallery:Gallery, # Whom to ask
-                  query:Query, # As `phrase_query`, `study_query` and `file_query` make them
-                  k:int=4, # How many answers
-                  finding:str|None=None, # Only among studies with this finding
+def answer_figure(gallery:Gallery, query:Query, # Whom to ask, and what
+                  k:int=4, finding:str|None=None, # How many answers; only studies with this finding, all for None
                   method:str="integrated", # One of `METHODS`
                  ) -> Figure:
     "The k studies nearest to a question, with heat maps."
     found = answer(gallery, query, k, finding)
-    fig = (_phrase_figure if query.text else _radiograph_figure)(gallery, query, found, method)
+    draw = _phrase_figure if query.text else _radiograph_figure
+    fig = draw(gallery, query, found, method)
     fig.suptitle(textwrap.fill(query.name, 30*len(found)), fontsize=9, parse_math=False)
     return fig
 
 # %% ../nbs/extras/explorer.ipynb #0000001b
-_STYLE = """<style>
-.rclip .widget-html-content {line-height: 1.4}
-.rclip figure {margin: 0 0 4px} .rclip figure > div {position: relative; line-height: 0} .rclip figure img {width: 100%; border-radius: 3px}
-.rclip figure .heat {position: absolute; inset: 0; opacity: var(--heat, .65)}
-.rclip figure b {position: absolute; left: 4%; top: 4%; line-height: 1; color: white; text-shadow: 0 0 3px black}
-.rclip figcaption {font-size: 12px; overflow-wrap: anywhere}
-.rclip .card {max-height: 11em; overflow: auto; padding: 4px; border: 1px solid #8886; border-radius: 3px; font-size: 12px}
-.rclip .own {outline: 4px solid limegreen; outline-offset: -2px}
-.rclip .views {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(240px, 44vw), 1fr)); gap: 8px}
-.rclip .error {border-left: 4px solid #d33; padding: 4px 8px}
-</style>"""
+_STYLE = (
+    "<style>.rclip .widget-html-content {line-height: 1.4} .rclip figure {margin: 0 0 4px}"
+    ".rclip figure > div {position: relative; line-height: 0} .rclip figure img {width: 100%; border-radius: 3px}"
+    ".rclip figure .heat {position: absolute; inset: 0; opacity: var(--heat, .65)}"
+    ".rclip figure b {position: absolute; left: 4%; top: 4%; line-height: 1; color: white; text-shadow: 0 0 3px black}"
+    ".rclip figcaption {font-size: 12px; overflow-wrap: anywhere}"
+    ".rclip .card {max-height: 11em; overflow: auto; padding: 4px; font-size: 12px}"
+    ".rclip .card {border: 1px solid #8886; border-radius: 3px}"
+    ".rclip .own {outline: 4px solid limegreen; outline-offset: -2px} .rclip .views {display: grid; gap: 8px}"
+    ".rclip .views {grid-template-columns: repeat(auto-fill, minmax(min(240px, 44vw), 1fr))}"
+    ".rclip .error {border-left: 4px solid #d33; padding: 4px 8px}</style>")
 
 # %% ../nbs/extras/explorer.ipynb #0000001c
 class Explorer:
     "Widgets over a gallery: ask by a phrase or by a radiograph, and open what is found."
-    def __init__(self,
-                 gallery:Gallery, # Whom to ask: `make_gallery(run.model, run.data)`
-                 k:int=4, # Results at first
-                ):
+    def __init__(self, gallery:Gallery, k:int=4): # `make_gallery(run.model, run.data)`, and how many results at first
         import ipywidgets as w # not needed by anything else here, so the package imports without it
-        self.gallery, self.query, self.found, self.opened, self.asked = gallery, None, [], 0, {}
-        self._make_inputs(w, k), self._make_outputs(w)
-        def line(*boxes): return w.Box(boxes, layout=w.Layout(flex_flow="row wrap", align_items="center"))
-        self.widget = w.VBox([w.HTML(_STYLE), line(self.phrase, self.minus), line(self.study, self.any, self.upload), line(self.k, self.finding, self.history),
-                              self.message, self.heading, self.grid, self.views, line(self.opacity, self.method, self.export, self.link), self.report, self.strength])
-        self.widget.add_class("rclip").add_class(f"rclip-{id(self)}")
+        self.gallery, self.query = gallery, None
+        self.found, self.opened, self.asked = [], 0, {}
+        self._make_questions(w)
+        self._make_settings(w, k)
+        self._make_outputs(w)
+        self._lay_out(w)
         self._listen()
 
     def _repr_mimebundle_(self, **kwargs): return self.widget._repr_mimebundle_(**kwargs)
 
 # %% ../nbs/extras/explorer.ipynb #0000001e
+_LABELLED = dict(style=dict(description_width="5.5em"))
+
 @patch
-def _make_inputs(self:Explorer, w, k:int) -> None:
-    style, gallery = dict(style=dict(description_width="5.5em")), self.gallery
-    self.phrase = w.Text(description="phrase", placeholder="e.g. large heart, then Enter", continuous_update=False, **style)
-    self.minus = w.Text(description="minus", placeholder="(nothing)", tooltip="a phrase to take away", continuous_update=False, **style)
-    self.study = w.Combobox(description="radiograph", placeholder="id of a study, then Enter", options=gallery.ids[:100], continuous_update=False, **style)
-    self.any = w.Button(description="any", icon="random", tooltip="a radiograph at random", layout=w.Layout(width="5em"))
+def _make_questions(self:Explorer, w) -> None:
+    typed = dict(continuous_update=False, **_LABELLED) # asked when Enter is pressed
+    some = self.gallery.ids[:100]
+    self.phrase = w.Text(description="phrase", placeholder="e.g. large heart, then Enter", **typed)
+    self.minus = w.Text(description="minus", placeholder="(nothing)", tooltip="a phrase to take away", **typed)
+    self.study = w.Combobox(description="radiograph", placeholder="id of a study, then Enter", options=some, **typed)
+    self.any = w.Button(description="any", icon="random", tooltip="a radiograph at random")
+    self.any.layout.width = "5em"
     self.upload = w.FileUpload(accept=".png,.jpg,.jpeg,.dcm", description="your own", tooltip="PNG, JPEG or DICOM")
-    self.k = w.IntSlider(min(k, 12, len(gallery)), 1, min(12, len(gallery)), description="results", **style)
-    self.finding = w.Dropdown(description="among", options=[("all studies", ""), *((f"{name} ({who.sum():,})", name) for name, who in gallery.findings.items())], **style)
-    self.history = w.Dropdown(description="asked", options=["(nothing yet)"], tooltip="ask it again", **style)
-    self.opacity = w.FloatSlider(.65, min=0, max=1, step=.05, description="heat map", **style)
-    self.method = w.Dropdown(description="map by", options=[(NAMES[name], name) for name in ("integrated", "grad_cam")], tooltip="how the heat map is made", **style)
+
+@patch
+def _make_settings(self:Explorer, w, k:int) -> None:
+    n, findings = len(self.gallery), self.gallery.findings.items()
+    among = [("all studies", ""), *((f"{name} ({who.sum():,})", name) for name, who in findings)]
+    methods = [(METHOD_NAMES[name], name) for name in ("integrated", "grad_cam")]
+    self.k = w.IntSlider(min(k, 12, n), 1, min(12, n), description="results", **_LABELLED)
+    self.finding = w.Dropdown(description="among", options=among, **_LABELLED)
+    self.history = w.Dropdown(description="asked", options=["(nothing yet)"], tooltip="ask it again", **_LABELLED)
+    self.opacity = w.FloatSlider(.65, min=0, max=1, step=.05, description="heat map", **_LABELLED)
+    self.method = w.Dropdown(description="map by", options=methods, tooltip="how the heat map is made", **_LABELLED)
     self.export = w.Button(description="save figure", icon="download", tooltip="the answer as a PNG")
 
 # %% ../nbs/extras/explorer.ipynb #0000001f
 @patch
 def _make_outputs(self:Explorer, w) -> None:
     self.message, self.heading, self.views, self.report, self.link, self.strength = (w.HTML() for _ in range(6))
-    self.cards, self.buttons = [w.HTML() for _ in range(self.k.max)], [w.Button(layout=w.Layout(width="auto")) for _ in range(self.k.max)]
+    self.cards = [w.HTML() for _ in range(self.k.max)]
+    self.buttons = [w.Button(layout=w.Layout(width="auto")) for _ in range(self.k.max)]
     self.places = [w.VBox(pair, layout=w.Layout(display="none")) for pair in zip(self.cards, self.buttons)]
-    self.grid = w.GridBox(self.places, layout=w.Layout(grid_template_columns="repeat(auto-fill, minmax(135px, 1fr))", grid_gap="8px", width="100%"))
+    columns = "repeat(auto-fill, minmax(135px, 1fr))"
+    self.grid = w.GridBox(self.places, layout=w.Layout(grid_template_columns=columns, grid_gap="8px", width="100%"))
+
+@patch
+def _lay_out(self:Explorer, w) -> None:
+    def line(*boxes): return w.Box(boxes, layout=w.Layout(flex_flow="row wrap", align_items="center"))
+    questions = line(self.phrase, self.minus), line(self.study, self.any, self.upload)
+    answers = self.message, self.heading, self.grid, self.views
+    below = line(self.opacity, self.method, self.export, self.link), self.report, self.strength
+    settings = line(self.k, self.finding, self.history)
+    self.widget = w.VBox([w.HTML(_STYLE), *questions, settings, *answers, *below])
+    self.widget.add_class("rclip").add_class(f"rclip-{id(self)}")
 
 # %% ../nbs/extras/explorer.ipynb #00000021
 @patch
 def ask(self:Explorer, query:Query) -> None:
-    "Shows the answers to a question and opens the first. Raises ValueError where there is none; the page then stays as it was."
+    "Shows the answers and opens the first. Raises ValueError where there is none; the page then stays as it was."
     found = answer(self.gallery, query, self.k.value, self.finding.value)
-    self.query, self.found, self.link.value = query, found, ""
+    self.query, self.found = query, found
+    self.link.value = ""
     self._remember(query)
-    self.heading.value = f"<b>{'Radiographs' if query.text else 'Reports'} nearest to: {escape(query.name)}</b> {escape(own_rank(self.gallery, query))}"
-    for n, place in enumerate(self.places): place.layout.display = "flex" if n < len(found) else "none"
+    kind = "Radiographs" if query.text else "Reports"
+    self.heading.value = f"<b>{kind} nearest to: {escape(query.name)}</b> {escape(own_rank(self.gallery, query))}"
+    for place in self.places[len(found):]: place.layout.display = "none"
     for n, (i, score) in enumerate(found): self._fill(n, i, score)
     self.open(0)
 
@@ -178,45 +206,68 @@ def _remember(self:Explorer, query:Query) -> None:
 def _fill(self:Explorer, n:int, i:int, score:float) -> None:
     "The n-th card shows study i."
     study, own = self.gallery.study(i), i == self.query.place
-    inside = radiograph_html(self.gallery.pixels(i), study["study_id"], right=self.gallery.view(i) == "frontal") if self.query.text else escape(study["text"])
-    self.cards[n].value = f'<div class="{"picture" if self.query.text else "card"} {"own" if own else ""}">{inside}</div>'
+    kind, inside = "card", escape(study["text"])
+    if self.query.text:
+        right = self.gallery.view(i) == "frontal"
+        kind, inside = "picture", radiograph_html(self.gallery.pixels(i), study["study_id"], right=right)
+    self.cards[n].value = f'<div class="{kind} {"own" if own else ""}">{inside}</div>'
     self.buttons[n].description = f"{n+1}: cosine {score:.2f}" + (", its own" if own else "")
     self.buttons[n].tooltip = f"open study {study['study_id']}" + (", the true match" if own else "")
+    self.places[n].layout.display = "flex"
 
 # %% ../nbs/extras/explorer.ipynb #00000024
 @patch
 def open(self:Explorer, n:int) -> None:
     "Shows the n-th answer: its views with the heat map, its report with the words that matter."
-    (i, score), query, self.opened = self.found[n], self.query, n
-    study, views = self.gallery.study(i), self.gallery.views(i)
+    i, score = self.found[n]
+    self.opened = n
     for m, button in enumerate(self.buttons): button.button_style = "primary" if m == n else ""
-    mapped = [self._mapped(pixels, view, study["text"]) for view, pixels in (query.views or views).items()]
-    plain = [radiograph_html(pixels, f"{view} of {study['study_id']}", right=view == "frontal") for view, pixels in views.items() if query.views]
-    self.views.value = f'<div class="views">{"".join(mapped + plain)}</div>'
-    head = f"<b>{escape(study['study_id'])}</b>, cosine {score:.3f}. {escape(', '.join(study['labels']) or 'no finding labelled')}.<br>"
+    self._show_views(self.gallery.study(i), self.gallery.views(i))
+    self._show_words(self.gallery.study(i), score)
+
+@patch
+def _show_views(self:Explorer, study:dict, views:dict) -> None:
+    "The radiographs that the question is about with their maps; where a radiograph asks, also those of the answer."
+    asked = self.query.views or views
+    pictures = [self._mapped(pixels, view, study["text"]) for view, pixels in asked.items()]
+    if self.query.views:
+        for view, pixels in views.items():
+            pictures.append(radiograph_html(pixels, f"{view} of {study['study_id']}", right=view == "frontal"))
+    self.views.value = f'<div class="views">{"".join(pictures)}</div>'
+
+@patch
+def _show_words(self:Explorer, study:dict, score:float) -> None:
+    "The report, plain at first, then with the words that matter."
+    findings = ", ".join(study["labels"]) or "no finding labelled"
+    head = f"<b>{escape(study['study_id'])}</b>, cosine {score:.3f}. {escape(findings)}.<br>"
     self.report.value = head + escape(study["text"])
-    words = words_html(word_effects(self.gallery.model, study["text"], query.emb))
-    self.report.value = f"{head}{words}<br><small>Orange, underlined: drew the report nearer to the question. Blue: held it off.</small>"
+    words = words_html(word_effects(self.gallery.model, study["text"], self.query.emb))
+    legend = "Orange, underlined: drew the report nearer to the question. Blue: held it off."
+    self.report.value = f"{head}{words}<br><small>{legend}</small>"
 
 # %% ../nbs/extras/explorer.ipynb #00000025
 @patch
 def _mapped(self:Explorer, pixels:np.ndarray, view:str, report:str) -> str:
     "A view with its heat map; without it, and with the reason as a message, where the encoder has none."
+    cam = None
     try: cam = query_map(self.gallery, self.query, pixels, report, view, self.method.value)
-    except ValueError as e: cam = self._say(e)
-    return radiograph_html(pixels, f"{view}, map for {self.query.name if self.query.text else 'this report'}", cam, view == "frontal")
+    except ValueError as e: self._say(e)
+    about = self.query.name if self.query.text else "this report"
+    return radiograph_html(pixels, f"{view}, map for {about}", cam, view == "frontal")
 
 @patch
 def save_figure(self:Explorer) -> None:
     "Offers the answer as a picture to download. Raises ValueError where nothing was asked."
     if self.query is None: raise ValueError("nothing was asked yet, so there is no figure to save")
     png = figure_png(answer_figure(self.gallery, self.query, self.k.value, self.finding.value, self.method.value))
-    name = re.sub(r"\W+", "-", self.query.name).strip("-")[:60]
-    self.link.value = f'<a download="{name}.png" href="data:image/png;base64,{base64.b64encode(png).decode()}">{name}.png ({len(png)/1000:.0f} kB)</a>'
+    name = re.sub(r"\W+", "-", self.query.name).strip("-")[:60] + ".png"
+    address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    self.link.value = f'<a download="{name}" href="{address}">{name} ({len(png)/1000:.0f} kB)</a>'
 
 # %% ../nbs/extras/explorer.ipynb #00000027
 @patch
-def _say(self:Explorer, error:Exception) -> None: self.message.value = f'<div class="error" role="alert">{escape(str(error))}</div>'
+def _say(self:Explorer, error:Exception) -> None:
+    self.message.value = f'<div class="error" role="alert">{escape(str(error))}</div>'
 
 @patch
 def _try(self:Explorer, action, *args) -> None:
@@ -227,37 +278,47 @@ def _try(self:Explorer, action, *args) -> None:
 
 # %% ../nbs/extras/explorer.ipynb #00000028
 @patch
-def _ask_file(self:Explorer, file) -> None:
-    "An uploaded radiograph asks. The widget is emptied, so that the same file can come again."
-    self.upload.value = ()
-    self.ask(file_query(self.gallery, file["name"], file["content"]))
-
-@patch
 def _ask_any(self:Explorer) -> None:
     "A radiograph at random asks, one with the finding that is chosen."
     among = self.gallery.findings.get(self.finding.value, np.ones(len(self.gallery), bool))
     self.ask(study_query(self.gallery, int(np.random.choice(np.flatnonzero(among)))))
+
+@patch
+def _ask_file(self:Explorer, files:tuple) -> None:
+    "An uploaded radiograph asks. The widget is emptied, so that the same file can come again."
+    if not files: return
+    self.upload.value = ()
+    self.ask(file_query(self.gallery, files[0]["name"], files[0]["content"]))
 
 # %% ../nbs/extras/explorer.ipynb #00000029
 @patch
 def _listen(self:Explorer) -> None:
     "Ties the widgets to what they do."
     def on(box, action): box.observe(lambda change: self._try(action, change["new"]), "value")
-    for box in (self.phrase, self.minus): on(box, lambda _: self.ask(phrase_query(self.gallery, self.phrase.value, self.minus.value)))
-    for box in (self.k, self.finding): on(box, lambda _: self.query and self.ask(self.query))
-    on(self.method, lambda _: self.query and self.open(self.opened))
-    on(self.study, lambda name: name and self.ask(study_query(self.gallery, self.gallery.find(name.strip()))))
-    on(self.upload, lambda files: files and self._ask_file(files[0]))
-    on(self.history, lambda name: name in self.asked and name != self.query.name and self.ask(self.asked[name]))
-    on(self.opacity, lambda strength: setattr(self.strength, "value", f"<style>.rclip-{id(self)} {{--heat: {strength}}}</style>"))
-    self.any.on_click(lambda _: self._try(self._ask_any))
-    self.export.on_click(lambda _: self._try(self.save_figure))
-    for n, button in enumerate(self.buttons): button.on_click(lambda _, n=n: self._try(self.open, n))
+    def on_click(button, *action): button.on_click(lambda _: self._try(*action))
+    def ask_phrase(_): self.ask(phrase_query(self.gallery, self.phrase.value, self.minus.value))
+    def ask_study(name):
+        if name: self.ask(study_query(self.gallery, self.gallery.find(name.strip())))
+    def ask_old(name):
+        if name in self.asked and name != self.query.name: self.ask(self.asked[name])
+    def ask_again(_):
+        if self.query: self.ask(self.query)
+    def open_again(_):
+        if self.query: self.open(self.opened)
+    def fade(strength): self.strength.value = f"<style>.rclip-{id(self)} {{--heat: {strength}}}</style>"
+    inputs = ((self.phrase, ask_phrase), (self.minus, ask_phrase), (self.study, ask_study),
+              (self.upload, self._ask_file), (self.k, ask_again), (self.finding, ask_again),
+              (self.history, ask_old), (self.method, open_again), (self.opacity, fade))
+    for box, action in inputs: on(box, action)
+    on_click(self.any, self._ask_any)
+    on_click(self.export, self.save_figure)
+    for n, button in enumerate(self.buttons): on_click(button, self.open, n)
 
 # %% ../nbs/extras/explorer.ipynb #00000036
 def _gallery(ckpt:str|None, results_dir:str, source:str|None, split:str) -> Gallery:
     "The gallery of a run. Raises ValueError for a split that is none."
-    if split not in (*SPLITS, "all"): raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)} or all")
+    if split not in (*SPLITS, "all"):
+        raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)} or all")
     run = load_run(ckpt, results_dir, source)
     return make_gallery(run.model, run.data, None if split == "all" else split)
 
@@ -270,30 +331,36 @@ def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's 
     return Explorer(_gallery(ckpt, results_dir, source, split))
 
 # %% ../nbs/extras/explorer.ipynb #0000003a
-def _write_page(folder:str, settings:dict # Of `explore`
-               ) -> Path:
+def _write_page(folder:str, settings:dict) -> Path: # Of `explore`
     "A notebook that shows the explorer, from the folder in which the command was called."
-    code = f"import os\nfrom IPython.display import clear_output\nfrom radiology_clip_mini.explorer import explore\nos.chdir({os.getcwd()!r})\n" \
-           f"explorer = explore(**{settings!r})\nclear_output() # of progress bars\nexplorer"
-    text = "# radiology_clip_mini\n\nType a phrase and press Enter, or choose a radiograph. Research and education only, not for clinical decisions."
-    cells = [dict(cell_type="markdown", id="title", metadata={}, source=text), dict(cell_type="code", id="page", metadata={}, execution_count=None, outputs=[], source=code)]
+    code = ["import os", "from IPython.display import clear_output", "from radiology_clip_mini.explorer import explore",
+            f"os.chdir({os.getcwd()!r})", f"explorer = explore(**{settings!r})",
+            "clear_output() # of progress bars", "explorer"]
+    text = ["# radiology_clip_mini", "", "Type a phrase and press Enter, or choose a radiograph. "
+            "Research and education only, not for clinical decisions."]
+    title = dict(cell_type="markdown", id="title", metadata={}, source="\n".join(text))
+    page = dict(cell_type="code", id="page", metadata={}, execution_count=None, outputs=[], source="\n".join(code))
     kernel = dict(kernelspec=dict(name="python3", display_name="Python 3", language="python"))
-    page = Path(folder)/"explorer.ipynb"
-    page.write_text(json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)), encoding="utf-8")
-    return page
+    path = Path(folder)/"explorer.ipynb"
+    notebook = dict(cells=[title, page], metadata=kernel, nbformat=4, nbformat_minor=5)
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    return path
 
 # %% ../nbs/extras/explorer.ipynb #0000003e
 def _options(page:Path, port:int, no_browser:bool) -> list[str]:
     "The words after `voila`, which win over its configuration files."
+    served = "--Voila.ip=127.0.0.1", f"--Voila.port={port}", f"--Voila.open_browser={not no_browser}"
     culled = "--MappingKernelManager.cull_interval=60", "--MappingKernelManager.cull_idle_timeout=600"
-    return [str(page), "--Voila.ip=127.0.0.1", f"--Voila.port={port}", f"--Voila.open_browser={not no_browser}", *culled]
+    return [str(page), *served, *culled]
 
 _SERVED = dict(config_file_paths=[], tornado_settings=dict(allow_remote_access=False, websocket_max_message_size=2**28))
 
 def _voila():
     "Voilà's program. Raises ValueError where it is not installed."
     try: from voila.app import Voila # nothing else needs it
-    except ImportError as e: raise ValueError("the page needs Voilà: pip install 'radiology-clip-mini[app]'. In a notebook, radiology_clip_mini.app.explore() does without") from e
+    except ImportError as e:
+        raise ValueError("the page needs Voilà: pip install 'radiology-clip-mini[app]'. "
+                         "In a notebook, radiology_clip_mini.explorer.explore() does without") from e
     return Voila
 
 # %% ../nbs/extras/explorer.ipynb #00000042
@@ -308,8 +375,9 @@ def rclip_app(ckpt:str|None=None, # A run's best or last folder; the latest run'
     voila = _voila()
     n = len(_gallery(ckpt, results_dir, source, split))
     print(f"{n:,} studies. Ctrl-C ends the page", flush=True)
+    settings = dict(ckpt=ckpt, results_dir=results_dir, source=source, split=split)
     with tempfile.TemporaryDirectory() as folder:
-        voila.launch_instance(_options(_write_page(folder, dict(ckpt=ckpt, results_dir=results_dir, source=source, split=split)), port, no_browser), **_SERVED)
+        voila.launch_instance(_options(_write_page(folder, settings), port, no_browser), **_SERVED)
 
 # %% ../nbs/extras/explorer.ipynb #00000043
 def main(): run_command(rclip_app)

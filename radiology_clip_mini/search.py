@@ -40,99 +40,106 @@ def _model_key(model:CLIPMini) -> str:
 
 # %% ../nbs/extras/search.ipynb #0000000b
 def corpus_key(model:CLIPMini, data:StudyData,
-               rows:np.ndarray, # (n,) row numbers
-               shard_size:int, # Studies in a shard, at most
+               rows:np.ndarray, shard_size:int # (n,) row numbers, and the studies in a shard, at most
               ) -> str:
     "The name of a corpus: digits of the model, of the data, and of the rows."
     part = xxh3_64(np.asarray(rows, np.int64).tobytes() + str(shard_size).encode())
     return f"{_model_key(model)}-{fingerprint(data)}-{part.hexdigest()[:8]}"
 
 # %% ../nbs/extras/search.ipynb #0000000f
-def _unit_rows(vectors, # (n, d)
-               what:str, # How to call them in a message
+def _unit_rows(vectors, what:str # (n, d), and how to call them in a message
               ) -> np.ndarray: # The same as float32
     "The vectors, if each has length 1; else raises ValueError."
-    vectors = np.ascontiguousarray(vectors.detach().cpu() if torch.is_tensor(vectors) else vectors, np.float32)
-    if vectors.ndim != 2 or 0 in vectors.shape: raise ValueError(f"{what}: expected an array (n, d), neither of them 0; got {vectors.shape}")
+    if torch.is_tensor(vectors): vectors = vectors.detach().cpu()
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    if vectors.ndim != 2 or 0 in vectors.shape:
+        raise ValueError(f"{what}: expected an array (n, d), neither of them 0; got {vectors.shape}")
     length = np.linalg.norm(vectors, axis=1)
-    if broken := int((~np.isfinite(length)).sum()): raise ValueError(f"{what}: {broken} of {len(vectors)} hold NaN or infinity")
-    if (off := np.abs(length - 1) > .01).any():
-        raise ValueError(f"{what}: expected unit vectors; {off.sum()} of {len(vectors)} are not, the first of them has length {length[off.argmax()]:.3g}")
+    broken = (~np.isfinite(length)).sum()
+    if broken: raise ValueError(f"{what}: {broken} of {len(vectors)} hold NaN or infinity")
+    off = np.abs(length - 1) > .01
+    if off.any():
+        raise ValueError(f"{what}: expected unit vectors; {off.sum()} of {len(vectors)} are not, "
+                         f"the first of them has length {length[off.argmax()]:.3g}")
     return vectors
 
 # %% ../nbs/extras/search.ipynb #00000012
-def _write_shard(path:Path, columns:dict # Name to (n,) values or (n, d) vectors
-                ) -> None:
+def _arrow_column(values): # (n,) values or (n, d) vectors
+    "Vectors as an Arrow array of lists of one length; other values as they are."
+    if getattr(values, "ndim", 1) != 2: return values
+    return pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
+
+def _write_shard(path:Path, columns:dict) -> None: # Name to (n,) values or (n, d) vectors
     "An Arrow file that `Dataset.from_file` maps into memory; whole or not at all."
-    table = pa.table({name: pa.FixedSizeListArray.from_arrays(v.ravel(), v.shape[1]) if getattr(v, "ndim", 1) == 2 else v for name, v in columns.items()})
+    table = pa.table({name: _arrow_column(values) for name, values in columns.items()})
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with pa.OSFile(str(part), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream: stream.write_table(table)
+    with pa.OSFile(str(part), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
     os.replace(part, path)
 
 # %% ../nbs/extras/search.ipynb #00000013
-def _read_shard(path:Path, n:int # Studies it must hold
-               ) -> Dataset|None:
-    "A whole shard; None where there is none."
+def _read_shard(path:Path, n:int) -> Dataset|None:
+    "A shard of n studies; None where there is no whole one."
     try: shard = Dataset.from_file(str(path))
     except (OSError, ValueError): return None # not there, or cut off
     return shard if len(shard) == n else None
-
-# %% ../nbs/extras/search.ipynb #00000018
-def _processes() -> PartialState:
-    "This process among those that torchrun or accelerate started; without a GPU, they talk by gloo."
-    return PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available())
 
 # %% ../nbs/extras/search.ipynb #00000019
 def _embed_shard(path:Path, model:CLIPMini, data:StudyData, rows:np.ndarray) -> None:
     "Embeds some studies and writes their shard. Raises ValueError where the model gives no unit vectors."
     image_emb, text_emb = embed(model, data, rows)
-    _write_shard(path, dict(row=rows, study_id=data.studies.select(rows)["study_id"][:],
-                            image_emb=_unit_rows(image_emb, "image embeddings"), text_emb=_unit_rows(text_emb, "text embeddings")))
+    columns = dict(row=rows, study_id=data.studies.select(rows)["study_id"][:])
+    columns["image_emb"] = _unit_rows(image_emb, "image embeddings")
+    columns["text_emb"] = _unit_rows(text_emb, "text embeddings")
+    _write_shard(path, columns)
 
 # %% ../nbs/extras/search.ipynb #0000001a
 def _checked_rows(rows, n:int) -> np.ndarray: # int64
     "Row numbers of n studies, all of them for None. Raises ValueError where they are none."
     rows = np.arange(n) if rows is None else np.asarray(rows)
     if not len(rows): raise ValueError("there are no rows to embed")
-    if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n: raise ValueError(f"rows must be whole numbers from 0 to {n-1}; got {rows.min()} to {rows.max()}")
+    if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n:
+        raise ValueError(f"rows must be whole numbers from 0 to {n-1}; got {rows.min()} to {rows.max()}")
     return rows.astype(np.int64)
 
 # %% ../nbs/extras/search.ipynb #0000001b
 def embed_corpus(model:CLIPMini, data:StudyData,
                  folder:str|Path, # Holds a folder for each corpus
-                 rows=None, # (n,) row numbers; None for all studies
-                 shard_size:int=1024, # Studies in a shard: what a killed process loses
+                 rows=None, shard_size:int=1024, # (n,) row numbers, None for all studies; studies in a shard
                 ) -> Dataset: # n lines: row, study_id, image_emb and text_emb, mapped from the disk
-    "Embeds studies, or what is left of them. Raises ValueError for rows or vectors that are none, OSError where shards are missing in the end."
-    rows, state = _checked_rows(rows, len(data.studies)), _processes()
+    "Embeds what is left to do. Raises ValueError for bad rows or vectors, OSError where shards are missing in the end."
+    rows = _checked_rows(rows, len(data.studies))
+    state = PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available()) # without a GPU, by gloo
     if state.num_processes > 1: model.to(state.device)
     home = Path(folder)/corpus_key(model, data, rows, shard_size)
     home.mkdir(parents=True, exist_ok=True)
-    parts = {home/f"{i:05d}.arrow": part for i, part in enumerate(np.array_split(rows, -(-len(rows) // shard_size)))}
+    pieces = np.array_split(rows, -(-len(rows) // shard_size)) # rounded up
+    parts = {home/f"{i:05d}.arrow": piece for i, piece in enumerate(pieces)}
     todo = [path for path, part in parts.items() if _read_shard(path, len(part)) is None]
     state.wait_for_everyone() # all have the same list
-    mine = progress(todo[state.process_index::state.num_processes], "embedding", unit="shard", show=state.is_main_process)
-    for path in mine: _embed_shard(path, model, data, parts[path])
+    mine = todo[state.process_index::state.num_processes]
+    for path in progress(mine, "embedding", unit="shard", show=state.is_main_process):
+        _embed_shard(path, model, data, parts[path])
     state.wait_for_everyone()
     return _read_corpus(parts)
 
 # %% ../nbs/extras/search.ipynb #0000001c
-def _read_corpus(parts:dict # Path to row numbers
-                ) -> Dataset:
+def _read_corpus(parts:dict) -> Dataset: # Path to row numbers
     "All shards as one dataset of NumPy arrays. Raises OSError where one is missing."
     shards = {path: _read_shard(path, len(part)) for path, part in parts.items()}
-    if missing := [path for path, shard in shards.items() if shard is None]:
-        raise OSError(f"{len(missing)} of {len(parts)} shards are missing, the first is {missing[0]}; all processes need the same disk. Run again: the others are kept")
+    missing = [path for path, shard in shards.items() if shard is None]
+    if missing:
+        raise OSError(f"{len(missing)} of {len(parts)} shards are missing, the first is {missing[0]}; "
+                      "all processes need the same disk. Run again: the others are kept")
     return concatenate_datasets(list(shards.values())).with_format("numpy")
 
 # %% ../nbs/extras/search.ipynb #00000024
-def _top(scores:np.ndarray, # (m, n)
-         k:int # At most n
-        ) -> np.ndarray: # (m, k) places, best first
+def _top(scores:np.ndarray, k:int) -> np.ndarray: # (m, n) to (m, k) places, best first; k is at most n
     "Where the k largest of each row are; of equal ones, the earlier."
     kth = np.partition(scores, -k, axis=1)[:, [-k]]
     taken, tied = scores > kth, scores == kth
-    taken |= tied & (tied.cumsum(1) <= k - taken.sum(1, keepdims=True))
+    free = k - taken.sum(1, keepdims=True) # places left for those that tie with the k-th
+    taken |= tied & (tied.cumsum(1) <= free)
     places = np.nonzero(taken)[1].reshape(-1, k)
     order = np.argsort(-np.take_along_axis(scores, places, 1), 1, kind="stable")
     return np.take_along_axis(places, order, 1)
@@ -140,67 +147,75 @@ def _top(scores:np.ndarray, # (m, n)
 # %% ../nbs/extras/search.ipynb #00000027
 def _width(corpus:Dataset, column:str) -> int:
     "The width d of a column of vectors. Raises ValueError where it is none, or empty."
-    known = {name: f.length for name, f in corpus.features.items() if isinstance(f, List) and f.length > 0}
-    if column not in known: raise ValueError(f"{column!r} is no column of vectors of one width; there is {', '.join(known) or 'none'}")
+    lists = {name: kind for name, kind in corpus.features.items() if isinstance(kind, List)}
+    widths = {name: kind.length for name, kind in lists.items() if kind.length > 0}
+    if column not in widths:
+        known = ", ".join(widths) or "none"
+        raise ValueError(f"{column!r} is no column of vectors of one width; there is {known}")
     if not len(corpus): raise ValueError("the corpus is empty")
-    return known[column]
+    return widths[column]
 
 def _blocks(corpus:Dataset, column:str) -> Iterator[np.ndarray]: # (b, d)
     "The vectors of a column in order, as the disk has them."
     with corpus.formatted_as("arrow", columns=[column]):
         for part in corpus.iter(65_536):
-            for chunk in part[column].chunks: yield chunk.flatten().to_numpy().reshape(len(chunk), -1)
+            for chunk in part[column].chunks:
+                yield chunk.flatten().to_numpy().reshape(len(chunk), -1)
 
 # %% ../nbs/extras/search.ipynb #00000028
-def _scan(corpus:Dataset, column:str, queries:np.ndarray, k:int, among:np.ndarray|None) -> tuple[np.ndarray, np.ndarray]: # (m, k) similarities and places
-    "The exact answer, block by block."
-    scores, places, seen = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), int), 0
+def _scan(corpus:Dataset, column:str, queries:np.ndarray, k:int, among:np.ndarray|None):
+    "The exact answer, block by block: similarities and places, (m, k) each."
+    scores, places = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), int)
+    start = 0
     for block in _blocks(corpus, column):
+        end = start + len(block)
         new = queries @ block.T
-        if not np.isfinite(new).all(): raise ValueError(f"the vectors of {column} hold NaN or infinity, between lines {seen} and {seen + len(block)}")
-        if among is not None: new[:, ~among[seen:seen + len(block)]] = -np.inf
+        if not np.isfinite(new).all():
+            raise ValueError(f"the vectors of {column} hold NaN or infinity, between lines {start} and {end}")
+        if among is not None: new[:, ~among[start:end]] = -np.inf
         scores = np.hstack([scores, new])
-        places = np.hstack([places, np.broadcast_to(np.arange(seen, seen + len(block)), (len(queries), len(block)))])
+        places = np.hstack([places, np.broadcast_to(np.arange(start, end), new.shape)])
         best = _top(scores, min(k, scores.shape[1]))
-        scores, places, seen = np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1), seen + len(block)
+        scores = np.take_along_axis(scores, best, 1)
+        places = np.take_along_axis(places, best, 1)
+        start = end
     return scores, places
 
 # %% ../nbs/extras/search.ipynb #00000029
 def nearest(corpus:Dataset, # As `embed_corpus` gives it, or any dataset with unit vectors
             column:str, # Which vectors to search: image_emb or text_emb
-            queries, # (m, d) unit rows, as `encode_image` and `encode_text` give them
-            k:int=10, # How many to find for each
+            queries, k:int=10, # (m, d) unit rows, and how many to find for each
             among:np.ndarray|None=None, # (n,) bool, which lines may answer; None for all
            ) -> tuple[np.ndarray, np.ndarray]: # Similarities and places in `corpus`, each (m, k), best first
-    "The most similar lines: by the column's index if it has one and all may answer, else exactly. Raises ValueError for what cannot be searched."
+    "The most similar lines: by the column's index if it has one and all may answer, else exactly. Raises ValueError."
     width, queries = _width(corpus, column), _unit_rows(queries, "queries")
-    if queries.shape[1] != width: raise ValueError(f"queries have {queries.shape[1]} dimensions, {column} has {width}")
+    if queries.shape[1] != width:
+        raise ValueError(f"queries have {queries.shape[1]} dimensions, {column} has {width}")
     size = len(corpus) if among is None else int(among.sum())
-    if not 0 < k <= size: raise ValueError(f"k is {k}; expected 1 to {size}, the number of lines that may answer")
-    if among is None and column in corpus.list_indexes(): return tuple(corpus.search_batch(column, queries, k))
-    found = [_scan(corpus, column, part, k, among) for part in np.array_split(queries, -(-len(queries) // 1024))]
-    return tuple(np.concatenate(side) for side in zip(*found))
+    if not 0 < k <= size:
+        raise ValueError(f"k is {k}; expected 1 to {size}, the number of lines that may answer")
+    if among is None and column in corpus.list_indexes():
+        return tuple(corpus.search_batch(column, queries, k))
+    parts = np.array_split(queries, -(-len(queries) // 1024)) # at most 1,024 questions at a time
+    scores, places = zip(*(_scan(corpus, column, part, k, among) for part in parts))
+    return np.concatenate(scores), np.concatenate(places)
 
 # %% ../nbs/extras/search.ipynb #00000033
 def rank_of(corpus:Dataset, column:str, # As for `nearest`
-            query, # (d,) unit vector
-            place:int, # The line that is looked for
+            query, place:int, # (d,) unit vector, and the line that is looked for
            ) -> float: # 1 is best
     "The rank of one line among all, ties shared."
     scores = np.concatenate([block @ query for block in _blocks(corpus, column)])
     return float(expected_rank((scores > scores[place]).sum(), (scores == scores[place]).sum(), 1))
 
-# %% ../nbs/extras/search.ipynb #00000037
-def _faiss():
-    "The faiss module. Raises ValueError where it is not installed."
-    try: import faiss # only large galleries need it
-    except ImportError as e: raise ValueError("an index needs faiss: pip install 'radiology-clip-mini[search]'. Without an index, nearest compares with every vector") from e
-    if sys.platform == "darwin": faiss.omp_set_num_threads(1) # its OpenMP beside PyTorch's crashes there: facebookresearch/faiss#2317
-    return faiss
-
 # %% ../nbs/extras/search.ipynb #00000038
-def _new_index(faiss, width:int, kind:str):
-    "An empty index for inner products: flat or hnsw."
+def _new_index(width:int, kind:str):
+    "An empty index for inner products. Raises ValueError for another kind, or without faiss."
+    try: import faiss # only large galleries need it
+    except ImportError as e:
+        raise ValueError("an index needs faiss: pip install 'radiology-clip-mini[search]'") from e
+    if sys.platform == "darwin":
+        faiss.omp_set_num_threads(1) # its OpenMP beside PyTorch's crashes there: facebookresearch/faiss#2317
     if kind == "flat": return faiss.IndexFlatIP(width)
     if kind != "hnsw": raise ValueError(f"there is no index {kind!r}; expected flat or hnsw")
     index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
@@ -212,26 +227,32 @@ def make_index(corpus:Dataset, # Not a selection: an index and its lines belong 
                column:str, # image_emb or text_emb
                kind:str="flat", # flat is exact, hnsw is fast
               ) -> Dataset: # The same dataset, its column indexed
-    "Attaches an index to a column, which `nearest` then asks. Raises ValueError for vectors that are not of length 1, or without faiss."
-    index = _new_index(_faiss(), _width(corpus, column), kind)
+    "Attaches an index to a column, which `nearest` then asks. Raises ValueError for other vectors, or without faiss."
+    index = _new_index(_width(corpus, column), kind)
     for block in _blocks(corpus, column): _unit_rows(block, f"vectors of {column}")
     return corpus.add_faiss_index(column, custom_index=index, batch_size=10_000)
 
 # %% ../nbs/extras/search.ipynb #0000004e
-def studies_with(labels:list[list[str]], # Of n studies
-                ) -> dict[str, np.ndarray]: # Finding to (n,) bool, the most frequent first; empty where nothing is labelled
+def studies_with(labels:list[list[str]] # Of n studies
+                ) -> dict[str, np.ndarray]: # Finding to (n,) bool, the most frequent first; empty without labels
     "Which studies have each finding, and which have none."
-    held = [{plain_finding(x) for x in each} or {"no finding"} for each in labels]
-    count = Counter(x for each in held for x in each)
-    return {name: np.array([name in each for each in held]) for name, _ in count.most_common()} if count.keys() - {"no finding"} else {}
+    found = [set(map(plain_finding, each)) or {"no finding"} for each in labels]
+    count = Counter()
+    for each in found: count.update(each)
+    if not count.keys() - {"no finding"}: return {}
+    def having(name): return np.array([name in each for each in found])
+    return {name: having(name) for name, _ in count.most_common()}
 
 # %% ../nbs/extras/search.ipynb #00000052
-def mean_pictures(data:StudyData, rows:np.ndarray # Studies to take the mean of, such as `data.rows("train")`; of many, 500 are used
+def mean_pictures(data:StudyData, rows:np.ndarray # Such as `data.rows("train")`; of many, 500 are used
                  ) -> dict[str, np.ndarray]: # View to its picture, (h, w) uint8, for the views that are there
     "The mean picture of each view."
-    at = data.at[rows[np.linspace(0, len(rows) - 1, min(len(rows), 500)).astype(int)]]
-    held = {name: (v, at[data.images.hashes[at, v] != 0]) for v, name in enumerate(VIEWS)}
-    return {name: data.images.read(some, np.full(len(some), v)).mean(0).round().astype(np.uint8) for name, (v, some) in held.items() if len(some)}
+    spread = np.linspace(0, len(rows) - 1, min(len(rows), 500)).astype(int)
+    at, images = data.at[rows[spread]], data.images
+    def mean(v):
+        there = at[images.hashes[at, v] != 0]
+        return images.read(there, np.full(len(there), v)).mean(0).round().astype(np.uint8)
+    return {name: mean(v) for v, name in enumerate(VIEWS) if images.hashes[at, v].any()}
 
 # %% ../nbs/extras/search.ipynb #00000054
 @dataclass
@@ -251,37 +272,38 @@ class Gallery:
     @cached_property
     def means(self) -> dict[str, np.ndarray]: return mean_pictures(self.data, self.rows)
 
-    def study(self, i:int) -> dict:
-        "The i-th study, without its images."
+    def study(self, i:int) -> dict: # Without its images
         return self.table[int(self.rows[i])]
 
-    def pixels(self, i:int) -> np.ndarray:
-        "Its radiograph (of two, the frontal), (h, w) uint8."
+    def pixels(self, i:int) -> np.ndarray: # The study's radiograph (of two, the frontal), (h, w) uint8
         return self.data.picture(int(self.rows[i]))
 
-    def view(self, i:int) -> str:
-        "Which view the radiograph is."
+    def view(self, i:int) -> str: # Which view the radiograph is
         return self.data.view(int(self.rows[i]))
 
 # %% ../nbs/extras/search.ipynb #00000055
 def make_gallery(model:CLIPMini, data:StudyData,
                  split:str|None="test", # train, val or test; None for all studies
                 ) -> Gallery:
-    "Embeds a part of the data, or takes its embeddings from the disk: they are kept beside the image cache and may be deleted at any time."
-    return Gallery(model, data, embed_corpus(model, data, data.images.folder.parent/"corpora", data.rows(split) if split else None))
+    "Embeds a part of the data, or takes its embeddings from the disk, where they lie beside the image cache."
+    folder = data.images.folder.parent/"corpora" # may be deleted at any time
+    rows = data.rows(split) if split else None
+    return Gallery(model, data, embed_corpus(model, data, folder, rows))
 
 # %% ../nbs/extras/search.ipynb #0000005a
 @patch
 def find(self:Gallery, study_id:str) -> int:
     "The place of a study. Raises ValueError where it is not in the gallery."
-    if study_id not in self.ids: raise ValueError(f"study {study_id!r} is not in this gallery; it has {len(self):,} studies, such as {', '.join(self.ids[:3])}")
-    return self.ids.index(study_id)
+    if study_id in self.ids: return self.ids.index(study_id)
+    raise ValueError(f"study {study_id!r} is not in this gallery; "
+                     f"it has {len(self):,} studies, such as {', '.join(self.ids[:3])}")
 
 @patch
-def views(self:Gallery, i:int) -> dict[str, np.ndarray]: # frontal and lateral, those that are there, each (h, w) uint8
+def views(self:Gallery, i:int) -> dict[str, np.ndarray]: # frontal and lateral, those that are there, (h, w) uint8
     "All radiographs of the i-th study."
     at, images = int(self.data.at[self.rows[i]]), self.data.images
-    return {name: images.read(np.array([at]), np.array([v]))[0] for v, name in enumerate(VIEWS) if images.hashes[at, v]}
+    there = [v for v in range(len(VIEWS)) if images.hashes[at, v]]
+    return {VIEWS[v]: images.read(np.array([at]), np.array([v]))[0] for v in there}
 
 # %% ../nbs/extras/search.ipynb #0000005e
 @dataclass
@@ -289,7 +311,7 @@ class Query:
     "A question to a gallery."
     name: str # How to call it
     emb: np.ndarray # (d,) unit vector
-    text: str|None = None # The phrase or report, which asks for radiographs; None for a radiograph, which asks for reports
+    text: str|None = None # The phrase or report, which asks for radiographs; None for a radiograph
     minus: str|None = None # A phrase that was taken away
     views: dict|None = None # The radiograph's views, each (h, w) uint8
     place: int|None = None # The study it is from, where it is in the gallery
@@ -299,36 +321,34 @@ class Query:
 
 # %% ../nbs/extras/search.ipynb #00000060
 @torch.no_grad()
-def phrase_query(gallery:Gallery, phrase:str, # Any words
-                 minus:str="", # A phrase to take away; none if empty
-                ) -> Query:
+def phrase_query(gallery:Gallery, phrase:str, minus:str="") -> Query: # Any words, and a phrase to take away
     "A phrase, or the difference of two. Raises ValueError where it is empty, or nothing is left."
     phrase, minus = phrase.strip(), minus.strip()
     if not phrase: raise ValueError("the phrase is empty; type some words, such as: large heart")
     emb = gallery.model.encode_text([phrase, minus] if minus else [phrase]).float().cpu().numpy()
     if not minus: return Query(phrase, emb[0], phrase)
-    left = emb[0] - emb[1]
-    if np.linalg.norm(left) < .01: raise ValueError("the two phrases mean the same to the model, so their difference asks nothing")
-    return Query(f"{phrase} − {minus}", left / np.linalg.norm(left), phrase, minus)
+    difference = emb[0] - emb[1]
+    length = np.linalg.norm(difference)
+    if length < .01:
+        raise ValueError("the two phrases mean the same to the model, so their difference asks nothing")
+    return Query(f"{phrase} − {minus}", difference / length, phrase, minus)
 
 # %% ../nbs/extras/search.ipynb #00000063
-def study_query(gallery:Gallery, i:int, # Its place
-                by:str="radiograph", # Or "report"
-               ) -> Query:
+def study_query(gallery:Gallery, i:int, by:str="radiograph") -> Query: # Its place, and what asks: radiograph or report
     "A study of the gallery asks, by its radiograph or by its report."
     study, line = gallery.study(i), gallery.corpus[int(i)]
-    if by == "report": return Query(f"report {study['study_id']}", line["text_emb"], study["text"], place=i)
+    if by == "report":
+        return Query(f"report {study['study_id']}", line["text_emb"], study["text"], place=i)
     return Query(f"radiograph {study['study_id']}", line["image_emb"], views=gallery.views(i), place=i)
 
 # %% ../nbs/extras/search.ipynb #00000065
 @torch.no_grad()
-def file_query(gallery:Gallery, name:str, # The file's name, for messages
-               content:bytes, # PNG, JPEG or DICOM
-              ) -> Query:
+def file_query(gallery:Gallery, name:str, content:bytes) -> Query: # The file's name, and PNG, JPEG or DICOM
     "A radiograph that is not in the gallery asks. Raises ValueError where it cannot be read."
     try: pixels = np.array(read_grey(dict(bytes=bytes(content)), gallery.pixels(0).shape[0]))
     except Exception as e: # whatever a broken file makes a decoder raise
-        raise ValueError(f"{name} is no PNG, JPEG or DICOM that can be read ({e if type(e) is ValueError else type(e).__name__})") from e
+        reason = e if type(e) is ValueError else type(e).__name__
+        raise ValueError(f"{name} is no PNG, JPEG or DICOM that can be read ({reason})") from e
     emb = gallery.model.encode_image(gallery.model.preprocess(pixels[None]))[0].float().cpu().numpy()
     return Query(f"file {name}", emb, views={"uploaded": pixels})
 
@@ -338,20 +358,22 @@ def answer(gallery:Gallery, query:Query,
            finding:str|None=None, # Only among studies with this finding; None for all
           ) -> list[tuple[int, float]]: # Place and cosine, the best first
     "The studies nearest to a question: their radiographs to a phrase, their reports to a radiograph."
-    if finding and finding not in gallery.findings: raise ValueError(f"no study has the finding {finding!r}; there is {', '.join(gallery.findings) or 'no label at all'}")
+    if finding and finding not in gallery.findings:
+        known = ", ".join(gallery.findings) or "no label at all"
+        raise ValueError(f"no study has the finding {finding!r}; there is {known}")
     among = gallery.findings[finding] if finding else None
-    scores, places = nearest(gallery.corpus, query.column, query.emb[None], min(k, len(gallery) if among is None else int(among.sum())), among)
+    k = min(k, len(gallery) if among is None else int(among.sum()))
+    scores, places = nearest(gallery.corpus, query.column, query.emb[None], k, among)
     return list(zip(places[0].tolist(), scores[0].tolist()))
 
 # %% ../nbs/extras/search.ipynb #0000006e
 @torch.no_grad()
 def word_effects(model:CLIPMini, text:str,
-                 emb:np.ndarray, # (d,) unit vector, the question
-                 pieces:int=32, # At most
-                ) -> list[tuple[str, float]]: # Pieces of the text in order, and the cosine with each less the cosine without it
+                 emb:np.ndarray, pieces:int=32, # (d,) unit vector, the question; and how many pieces at most
+                ) -> list[tuple[str, float]]: # Pieces of the text in order, and by how much each raises the cosine
     "By leaving out one piece at a time."
-    words = text.split()
-    parts = [part.tolist() for part in np.array_split(np.arange(len(words)), min(pieces, len(words)))]
-    without = [" ".join(w for at, w in enumerate(words) if at not in part) for part in parts]
-    scores = model.encode_text([" ".join(words), *without]).float().cpu().numpy() @ emb
-    return [(" ".join(words[at] for at in part), float(scores[0] - score)) for part, score in zip(parts, scores[1:])]
+    words = np.array(text.split())
+    parts = np.array_split(np.arange(len(words)), min(pieces, len(words)))
+    without = [" ".join(np.delete(words, part)) for part in parts]
+    whole, *scores = model.encode_text([" ".join(words), *without]).float().cpu().numpy() @ emb
+    return [(" ".join(words[part]), float(whole - score)) for part, score in zip(parts, scores)]
