@@ -232,7 +232,7 @@ def end_epoch(model:CLIPMini, data:StudyData, folder:Path, history:History, epoc
     return keep_if_best(folder, model, history.progress.best, val, epoch)
 
 # %% ../nbs/03_train.ipynb #00000030
-def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator, live:bool=False) -> Progress:
+def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator, live=False) -> Progress:
     "Trains `model` from the folder's checkpoint on. Raises OSError or ValueError, naming the last good checkpoint."
     t, rows, ids = config.train, data.rows("train"), data.studies["study_id"][:]
     place(model, t, accelerator.device)
