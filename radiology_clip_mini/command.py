@@ -29,10 +29,10 @@ def clear_errors(command, # A function without arguments
 # %% ../nbs/extras/command.ipynb #9648abdf
 def _add_option(parser:ArgumentParser, option:inspect.Parameter, help:str) -> None:
     "One parameter of a function as an option of the same name."
-    name = f"--{option.name}"
-    if option.annotation is bool: parser.add_argument(name, action="store_true", help=help)
-    elif get_origin(option.annotation) is list: parser.add_argument(name, type=str, nargs="+", default=option.default, help=help)
-    else: parser.add_argument(name, type=option.annotation, default=option.default, help=help)
+    kind = dict(type=option.annotation, default=option.default)
+    if option.annotation is bool: kind = dict(action="store_true")
+    if get_origin(option.annotation) is list: kind |= dict(type=str, nargs="+")
+    parser.add_argument(f"--{option.name}", help=help, **kind)
 
 # %% ../nbs/extras/command.ipynb #d2c8936d
 def run_command(func, # Becomes the command of its name
@@ -41,10 +41,12 @@ def run_command(func, # Becomes the command of its name
     "Calls `func` with options read from the command line, with `clear_errors`."
     parser = ArgumentParser(prog=func.__name__, description=func.__doc__, exit_on_error=False, allow_abbrev=False)
     comments = docments(func)
-    for option in inspect.signature(func).parameters.values(): _add_option(parser, option, comments[option.name])
+    for name, option in inspect.signature(func).parameters.items():
+        _add_option(parser, option, comments[name])
     def run():
         try: options = parser.parse_args(argv)
-        except ArgumentError as e: raise ValueError(f"{e}\nAll options: {func.__name__} --help") from e
+        except ArgumentError as e:
+            raise ValueError(f"{e}\nAll options: {func.__name__} --help") from e
         return func(**vars(options))
     return clear_errors(run, func.__name__)
 
@@ -57,8 +59,9 @@ def progress(items=None, # What to go through, or None for a bar that is moved b
              name:str="", # What is being done
              show:bool=True, # False for work that is part of a stage with a bar of its own
              **more) -> tqdm: # Further settings of tqdm, such as `total` and `unit`
-    "A bar for one stage of the work, from its second second on, where somebody watches."
-    return tqdm(items, desc=name, leave=False, delay=1, dynamic_ncols=True, disable=not (show and watched()), **more)
+    "A bar for one stage of the work, once it has lasted a second, where somebody watches."
+    hidden = not (show and watched())
+    return tqdm(items, desc=name, leave=False, delay=1, dynamic_ncols=True, disable=hidden, **more)
 
 # %% ../nbs/extras/command.ipynb #961c0dc7
 class Stages:

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['param_groups', 'lr_at', 'set_lr', 'half_precision', 'make_accelerator', 'label_table', 'batch_loss', 'split_batch',
-           'train_step', 'validate', 'shared_batches', 'epochs_left', 'keep_if_best', 'place', 'make_optimizer', 'fit',
-           'check_image_size', 'train', 'rclip_train', 'main']
+           'train_step', 'validate', 'keep_if_best', 'shared_batches', 'epochs_left', 'place', 'make_optimizer',
+           'end_epoch', 'fit', 'check_image_size', 'train', 'rclip_train', 'main']
 
 # %% ../nbs/03_train.ipynb #00000004
-import json, math, os, signal, sys, time
-from dataclasses import asdict, replace
+import math, os, signal, sys, time
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Iterator
@@ -20,8 +21,8 @@ from accelerate.utils import broadcast_object_list, set_seed
 import numpy as np
 import torch
 
-from .checkpoints import Control, History, Progress, average_gradients, finish, gather_rows, hold
-from .checkpoints import keep_memory, last_good, load_checkpoint, own_rows, process
+from .checkpoints import Control, History, Progress, average_gradients, finish_run, gather_rows
+from .checkpoints import keep_memory, keep_on_device, last_good, load_checkpoint, own_rows, process
 from .checkpoints import save_checkpoint, seed_step
 from .command import clear_errors, readable_time, write_atomic
 from .data import SPLITS, SentenceTable, StudyData, augment, batches, epoch_batches, normalise
@@ -30,15 +31,15 @@ from .loss import backward_in_chunks, clamp_logit_scale_, clip_loss, refuse_batc
 from .loss import sentence_loss, sigmoid_loss
 from .metrics import retrieval_metrics
 from .models import CLIPMini, embed
-from .runs import Config, TrainConfig, check_config, check_writable, describe_run, flat
-from .runs import parse_config, resume_config, resume_folder, start_folder
+from .runs import Config, TrainConfig, check_config, check_writable, describe_run, flat_settings
+from .runs import parse_config, parse_words, read_run, resume_config, resume_folder, start_folder
 
 # %% ../nbs/03_train.ipynb #00000009
 def param_groups(model:CLIPMini, weight_decay:float,
                  head_factor:float=1., # How much faster projections, fusion and temperature learn
                  text_factor:float=1., # How much faster the text encoder learns
                 ) -> list[dict]:
-    "Parameters for the optimiser: weight decay on tensors of two or more dimensions only, and a `factor` for the learning rate."
+    "Parameters for the optimiser: weight decay on two or more dimensions, a `factor` for the learning rate."
     image, text = list(model.image_encoder.parameters()), list(model.text_encoder.parameters())
     encoders = {id(p) for p in [*image, *text]}
     heads = [p for p in model.parameters() if id(p) not in encoders]
@@ -56,7 +57,8 @@ def lr_at(step:int, # Steps done
     "The learning rate of the next step."
     rise = round(t.warmup * n_steps)
     if step < rise: return t.lr * (step + 1) / (rise + 1)
-    return t.lr if t.schedule == "constant" else t.lr * (1 + math.cos(math.pi * (step - rise) / (n_steps - rise))) / 2
+    if t.schedule == "constant": return t.lr
+    return t.lr * (1 + math.cos(math.pi * (step - rise) / (n_steps - rise))) / 2
 
 def set_lr(optimizer, lr:float) -> None:
     "Gives each group its share of a learning rate."
@@ -65,25 +67,31 @@ def set_lr(optimizer, lr:float) -> None:
 # %% ../nbs/03_train.ipynb #00000011
 def half_precision() -> str:
     "What mixed precision this machine is fast at: bf16, fp16 or no."
-    if torch.cuda.is_available(): return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
-def make_accelerator(amp:bool,
-                     tracker=None, # As `TrainConfig.tracker`, or an accelerate tracker
-                    ) -> Accelerator:
-    "CPU or GPU, one or many, in full or mixed precision. Raises ValueError where plain gradient accumulation is asked for."
+def make_accelerator(amp:bool, tracker=None) -> Accelerator: # tracker: a name, or an accelerate tracker
+    "CPU or GPU, one or many. Raises ValueError where plain gradient accumulation is asked for."
     AcceleratorState._reset_state() # else a second run in the same notebook could not change its precision
-    accelerator = Accelerator(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()), mixed_precision=half_precision() if amp else "no", log_with=tracker, project_dir=None if tracker is None else ".")
-    if accelerator.gradient_accumulation_steps > 1:
-        raise ValueError(f"{accelerator.gradient_accumulation_steps} gradient accumulation steps: a contrastive loss needs all pairs of a batch at once, so accumulating would "
-                         "train with smaller batches and fewer negatives. For large batches on small memory use --train.chunk_size, which is exact")
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    accelerator = Accelerator(cpu=not gpu, mixed_precision=half_precision() if amp else "no", log_with=tracker,
+                              project_dir=None if tracker is None else ".")
+    n = accelerator.gradient_accumulation_steps
+    if n > 1:
+        raise ValueError(f"{n} gradient accumulation steps: a contrastive loss needs all pairs of a batch at once, so "
+                         "accumulating would train with smaller batches and fewer negatives. For large batches on "
+                         "small memory use --train.chunk_size, which is exact")
     return accelerator
 
 # %% ../nbs/03_train.ipynb #00000014
 def label_table(data:StudyData) -> torch.Tensor: # (studies, findings), 0 or 1
     "Which study has which finding."
-    names = sorted({name for labels in data.studies["labels"] for name in labels})
-    return torch.tensor([[name in labels for name in names] for labels in data.studies["labels"]], dtype=torch.float32)
+    labels = data.studies["labels"]
+    names = sorted(set().union(*labels))
+    table = torch.zeros(len(labels), len(names))
+    for row, found in enumerate(labels): table[row, [names.index(name) for name in found]] = 1
+    return table
 
 # %% ../nbs/03_train.ipynb #00000018
 def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # This process's rows
@@ -91,11 +99,14 @@ def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # 
                t:TrainConfig,
                labels:torch.Tensor|None=None, # (studies, findings), for the loss soft
               ) -> torch.Tensor: # Scalar, the same on every process
-    "The loss that `t.loss` names, over the whole batch, and beside it that of the single sentences where `t.sentence_weight` asks for it."
+    "The loss that `t.loss` and `t.sentence_weight` name."
     image_emb, text_emb = (gather_rows(emb.float(), len(batch.text_ids)) for emb in (image_emb, text_emb))
     scale = model.logit_scale.exp()
-    if t.loss == "sigmoid": loss = sigmoid_loss(image_emb, text_emb, scale, model.logit_bias, batch.text_ids)
-    else: loss = clip_loss(image_emb, text_emb, scale, batch.text_ids, labels[batch.rows] if t.loss == "soft" else None)
+    if t.loss == "sigmoid":
+        loss = sigmoid_loss(image_emb, text_emb, scale, model.logit_bias, batch.text_ids)
+    else:
+        shared = labels[batch.rows] if t.loss == "soft" else None
+        loss = clip_loss(image_emb, text_emb, scale, batch.text_ids, shared)
     if batch.sentences is None: return loss
     single = sentence_loss(image_emb, model.encode_text(batch.sentences), scale, batch.holds.to(image_emb.device))
     return (1 - t.sentence_weight) * loss + t.sentence_weight * single
@@ -108,22 +119,29 @@ def _cut_tokens(tokens:dict, rows:slice) -> dict:
 
 def split_batch(batch, size:int|None) -> list:
     "A batch in chunks of at most `size` pairs; whole where `size` is None."
-    n = len(batch.images)
-    parts = [slice(k, k + size) for k in range(0, n, size)] if size else [slice(0, n)]
-    return [batch._replace(images=batch.images[p], present=batch.present[p], tokens=_cut_tokens(batch.tokens, p)) for p in parts]
+    n, chunks = len(batch.images), []
+    for k in range(0, n, size or n):
+        at = slice(k, k + (size or n))
+        tokens = _cut_tokens(batch.tokens, at)
+        chunks.append(batch._replace(images=batch.images[at], present=batch.present[at], tokens=tokens))
+    return chunks
 
 # %% ../nbs/03_train.ipynb #0000001a
 def train_step(model:CLIPMini, batch, # A `Batch`
-               optimizer, accelerator:Accelerator, t:TrainConfig, labels:torch.Tensor|None=None) -> dict[str, torch.Tensor]: # loss (nats), temperature, grad_norm (before clipping)
-    "One step of AdamW on one batch of pairs. What it returns is still on the device, so that nothing waits for it."
+               optimizer, accelerator:Accelerator, t:TrainConfig, labels:torch.Tensor|None=None,
+              ) -> dict[str, torch.Tensor]: # loss (nats), temperature, grad_norm (before clipping)
+    "One step of AdamW. What it returns is still on the device, so that nothing waits for it."
     def encode(part):
         images = part.images.to(accelerator.device, non_blocking=True)
-        images = normalise(augment(images) if t.augment else images)
-        with accelerator.autocast(): return model(images, part.tokens, part.present)
+        if t.augment: images = augment(images)
+        with accelerator.autocast(): return model(normalise(images), part.tokens, part.present)
     def loss_of(image_emb, text_emb):
         with accelerator.autocast(): return batch_loss(model, image_emb, text_emb, batch, t, labels)
-    if t.chunk_size: loss = backward_in_chunks(encode, split_batch(batch, t.chunk_size), loss_of, accelerator.backward)
-    else: accelerator.backward(loss := loss_of(*encode(batch)))
+    if t.chunk_size:
+        loss = backward_in_chunks(encode, split_batch(batch, t.chunk_size), loss_of, accelerator.backward)
+    else:
+        loss = loss_of(*encode(batch))
+        accelerator.backward(loss)
     average_gradients(model)
     norm = accelerator.clip_grad_norm_(model.parameters(), t.grad_clip)
     optimizer.step()
@@ -137,30 +155,42 @@ def validate(model:CLIPMini, # Its mode is given back as it was
             ) -> dict[str, float]: # Metrics of both directions averaged, and `recall`, the mean of R@1, R@5 and R@10
     "Retrieval on the validation split."
     image_emb, text_emb = embed(model, data, data.rows("val"), show=False)
-    both = [retrieval_metrics(similarity) for similarity in (image_emb @ text_emb.T, text_emb @ image_emb.T)]
-    mean = {name: float(np.mean([m[name] for m in both])) for name in both[0]}
+    to_text, to_image = retrieval_metrics(image_emb @ text_emb.T), retrieval_metrics(text_emb @ image_emb.T)
+    mean = {name: float(np.mean([to_text[name], to_image[name]])) for name in to_text}
     return mean | dict(recall=float(np.mean([mean[f"R@{k}"] for k in (1, 5, 10)])))
+
+# %% ../nbs/03_train.ipynb #0000002c
+def keep_if_best(folder:Path, model:CLIPMini, best:dict, # {"epoch", "recall"} so far
+                 val:dict, epoch:int) -> dict: # The best from now on
+    "Saves the model as best/, and its place in latest.txt, where its validation recall is the highest so far."
+    if val["recall"] <= best["recall"]: return best
+    if process()[0] == 0:
+        path = model.save_pretrained(folder/"best")
+        write_atomic(folder.parent/"latest.txt", f"{path}\n")
+    return dict(epoch=epoch, recall=val["recall"])
 
 # %% ../nbs/03_train.ipynb #00000029
 def shared_batches(data:StudyData, rows:np.ndarray, table, # As for `batches`
                    parts:list[np.ndarray],
                    singles:SentenceTable|None=None): # Of the texts of `rows`, where single sentences are asked for
-    "Batches of which each process holds its own images and texts; `text_ids`, `rows` and sentences are those of the whole batch."
+    "Batches with this process's images and texts, and the `text_ids`, `rows` and sentences of the whole batch."
     own = [part[own_rows(len(part))] for part in parts]
     for part, batch in zip(parts, batches(data, rows, table, own)):
         batch = batch._replace(text_ids=torch.from_numpy(data.text_id[rows[part]]), rows=torch.from_numpy(rows[part]))
-        if singles is None: yield batch
-        else:
+        if singles is not None:
             tokens, holds = singles[part]
-            yield batch._replace(sentences=tokens, holds=holds)
+            batch = batch._replace(sentences=tokens, holds=holds)
+        yield batch
 
+# %% ../nbs/03_train.ipynb #42eef57a
 def _epochs(n:int, config:Config) -> Iterator[list[np.ndarray]]:
     "The batches of one epoch after the other, without end: the whole training split, or the next part of it."
     t = config.train
     n_parts = max(1, round(n / (t.epoch_size or n)))
     for turn in count(1):
         batches = epoch_batches(n, t.batch_size, config.seed, turn)
-        for some in np.array_split(np.arange(len(batches)), n_parts): yield [batches[i] for i in some]
+        for some in np.array_split(np.arange(len(batches)), n_parts):
+            yield [batches[i] for i in some]
 
 def epochs_left(n:int, config:Config, # Studies in training, and all settings
                 step:int): # Steps done
@@ -169,18 +199,11 @@ def epochs_left(n:int, config:Config, # Studies in training, and all settings
         if step <= len(parts): yield epoch, parts[max(step, 0):]
         step -= len(parts)
 
-# %% ../nbs/03_train.ipynb #0000002c
-def keep_if_best(folder:Path, model:CLIPMini, best:dict, # {"epoch", "recall"} so far
-                 val:dict, epoch:int) -> dict: # The best from now on
-    "Saves the model as best/, and its place in results/latest.txt, where its validation recall is the highest so far."
-    if val["recall"] <= best["recall"]: return best
-    if process()[0] == 0: write_atomic(folder.parent/"latest.txt", f"{model.save_pretrained(folder/'best')}\n")
-    return dict(epoch=epoch, recall=val["recall"])
-
 # %% ../nbs/03_train.ipynb #0000002e
 def place(model:CLIPMini, t:TrainConfig, device:torch.device) -> None:
-    "Brings the model to its device and freezes what does not learn. Raises ValueError where its batches cannot be cut into chunks."
-    if process()[1] > 1 and device.type == "cuda": torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    "Brings the model to its device and freezes what does not learn. Raises ValueError for chunks with BatchNorm."
+    if process()[1] > 1 and device.type == "cuda":
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if device.type == "cpu": keep_memory()
     model.to(device).freeze(t.freeze).train_mode(t.freeze_norm)
     model.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
@@ -191,44 +214,53 @@ def make_optimizer(model:CLIPMini, t:TrainConfig, accelerator:Accelerator) -> to
     groups = param_groups(model, t.weight_decay, t.head_factor, t.text_factor)
     return accelerator.prepare(torch.optim.AdamW(groups, lr=t.lr, fused=True))
 
+# %% ../nbs/03_train.ipynb #2e15d9bd
+@contextmanager
+def _naming_checkpoint(folder:Path):
+    "Errors of training also name the last good checkpoint."
+    try: yield
+    except OSError as e: raise OSError(f"{e}. {last_good(folder)}") from e
+    except FloatingPointError as e: raise ValueError(f"{e}. {last_good(folder)}") from e
+
+def end_epoch(model:CLIPMini, data:StudyData, folder:Path, history:History, epoch:int) -> dict: # The best epoch so far
+    "Validates, takes it down, and keeps the model if it is the best."
+    history.flush()
+    val = validate(model, data) if process()[0] == 0 else None
+    val = broadcast_object_list([val])[0]
+    history.add(epoch=epoch, val=val)
+    history.flush()
+    return keep_if_best(folder, model, history.progress.best, val, epoch)
+
 # %% ../nbs/03_train.ipynb #00000030
-def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator,
-        live:bool=False, # Draw loss and recall after each epoch, in a notebook
-       ) -> Progress:
-    "Trains `model` in place and fills the run's folder, from its checkpoint on. Raises OSError or ValueError, naming the last good checkpoint."
-    t, rows = config.train, data.rows("train")
-    texts = data.texts(rows)
+def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator, live=False) -> Progress:
+    "Trains `model` from the folder's checkpoint on. Raises OSError or ValueError, naming the last good checkpoint."
+    t, rows, ids = config.train, data.rows("train"), data.studies["study_id"][:]
     place(model, t, accelerator.device)
     optimizer = make_optimizer(model, t, accelerator)
     progress = load_checkpoint(folder, model, optimizer, accelerator)
-    tokens = model.token_table(texts)
-    singles = SentenceTable(texts, model.token_table) if t.sentence_weight else None
+    tokens = model.token_table(data.texts(rows))
+    singles = SentenceTable(data.texts(rows), model.token_table) if t.sentence_weight else None
     labels = label_table(data) if t.loss == "soft" else None
     n_steps = sum(len(parts) for _, parts in epochs_left(len(rows), config, 0))
-    data = hold(data, accelerator.device)
-    try:
-        with Control(t) as control, History(folder, progress, accelerator, data.studies["study_id"][:], n_steps, live) as history:
-            for epoch, parts in epochs_left(len(rows), config, progress.step):
-                model.train_mode(t.freeze_norm)
-                for batch in shared_batches(data, rows, tokens, parts, singles):
-                    lr = lr_at(progress.step, n_steps, t)
-                    set_lr(optimizer, lr)
-                    seed_step(config.seed, progress.step)
-                    step = train_step(model, batch, optimizer, accelerator, t, labels)
-                    progress.step += 1
-                    history.add(batch.rows, epoch=epoch, step=progress.step, lr=lr, **step)
-                    wish = control()
-                    if not wish: continue
+    data = keep_on_device(data, accelerator.device)
+    with (_naming_checkpoint(folder), Control(t) as control,
+          History(folder, progress, accelerator, ids, n_steps, live) as history):
+        for epoch, parts in epochs_left(len(rows), config, progress.step):
+            model.train_mode(t.freeze_norm)
+            for batch in shared_batches(data, rows, tokens, parts, singles):
+                lr = lr_at(progress.step, n_steps, t)
+                set_lr(optimizer, lr)
+                seed_step(config.seed, progress.step)
+                step = train_step(model, batch, optimizer, accelerator, t, labels)
+                progress.step += 1
+                history.add(batch.rows, epoch=epoch, step=progress.step, lr=lr, **step)
+                wish = control()
+                if wish:
                     history.flush()
                     save_checkpoint(folder, model, optimizer, accelerator, progress)
-                    if wish == 2: return replace(progress, stopped=True, signal=control.signal)
-                history.flush()
-                val = broadcast_object_list([validate(model, data) if accelerator.is_main_process else None])[0]
-                history.add(epoch=epoch, val=val)
-                progress.best = keep_if_best(folder, model, progress.best, val, epoch)
-                if t.patience and epoch - progress.best["epoch"] >= t.patience: break
-            history.flush()
-    except (OSError, FloatingPointError) as e: raise (OSError if isinstance(e, OSError) else ValueError)(f"{e}. {last_good(folder)}") from e
+                if wish == 2: return replace(progress, stopped=True, signal=control.signal)
+            progress.best = end_epoch(model, data, folder, history, epoch)
+            if t.patience and epoch - progress.best["epoch"] >= t.patience: break
     return progress
 
 # %% ../nbs/03_train.ipynb #00000032
@@ -237,53 +269,65 @@ def check_image_size(model:CLIPMini, image_size:int) -> None:
     "Raises ValueError where the image encoder cannot take images of this size."
     try: model.eval().encode_image(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"{model.config.image_encoder} cannot take images of {image_size} pixels ({str(e).splitlines()[0]}). Give another --data.image_size") from e
+        raise ValueError(f"{model.config.image_encoder} cannot take images of {image_size} pixels "
+                         f"({str(e).splitlines()[0]}). Give another --data.image_size") from e
 
 # %% ../nbs/03_train.ipynb #00000034
+def _load_data(config:Config, resume:Path|None, accelerator:Accelerator) -> StudyData:
+    "The data, with the split of the run that is resumed. Raises ValueError where too little is left for training."
+    data = prepare_data(config.data, config.seed, read_run(resume, "splits.json") if resume else None)
+    counts = ", ".join(f"{name}: {len(data.rows(name)):,} studies" for name in SPLITS)
+    accelerator.print(f"{counts}; skipped: {skip_summary(data.skipped)}")
+    if len(data.rows("train")) < 2:
+        raise ValueError("only 1 study is left for training; contrastive learning needs at least 2")
+    return data
+
+def _run_folder(config:Config, data:StudyData, resume:Path|None, accelerator:Accelerator) -> Path:
+    "The run's folder, which the main process makes, with the trackers in it."
+    info = describe_run(config, data, accelerator.device)
+    if resume: folder = resume_folder(resume, info)
+    else: folder = start_folder(config, data, info) if accelerator.is_main_process else None
+    folder = broadcast_object_list([folder])[0]
+    accelerator.project_configuration.set_directories(str(folder))
+    accelerator.init_trackers("radiology_clip_mini", config=flat_settings(config))
+    return folder
+
+# %% ../nbs/03_train.ipynb #327adfc3
 def train(config:Config, # All settings
           resume:Path|None=None, # The folder of a run that was stopped; its own settings: `resume_config`
           live:bool=False, # Draw loss and recall while it trains, in a notebook
          ) -> Path: # The run's folder
-    "Trains a model as `config` says, until the end or a stop. Raises ValueError or OSError for settings or data it cannot use, before there is a run folder."
+    "Trains until the end or a stop. Raises ValueError or OSError for what it cannot use, before there is a run folder."
     check_config(config)
     check_writable(resume or config.paths.results_dir)
-    started, accelerator = time.time(), make_accelerator(config.train.amp, config.train.tracker)
+    started = time.time()
+    accelerator = make_accelerator(config.train.amp, config.train.tracker)
     set_seed(config.seed)
-    data = prepare_data(config.data, config.seed, None if resume is None else json.loads((resume/"splits.json").read_text(encoding="utf-8")))
-    accelerator.print(", ".join(f"{name}: {len(data.rows(name)):,} studies" for name in SPLITS) + f"; skipped: {skip_summary(data.skipped)}")
-    if len(data.rows("train")) < 2: raise ValueError("only 1 study is left for training; contrastive learning needs at least 2")
+    data = _load_data(config, resume, accelerator)
     model = CLIPMini(config.model, data.texts(data.rows("train")))
     check_image_size(model, config.data.image_size)
-    info = describe_run(config, data, accelerator.device)
-    folder = resume_folder(resume, info) if resume else broadcast_object_list([start_folder(config, data, info) if accelerator.is_main_process else None])[0]
-    accelerator.project_configuration.set_directories(str(folder))
-    accelerator.init_trackers("radiology_clip_mini", config=flat(asdict(config)))
-    ready = time.time()
+    folder = _run_folder(config, data, resume, accelerator)
+    prepare_s = round(time.time() - started, 1)
     progress = fit(config, data, model, folder, accelerator, live)
-    if accelerator.is_main_process: finish(folder, model, progress, prepare_s=round(ready - started, 1))
+    if accelerator.is_main_process: finish_run(folder, model, progress, prepare_s)
     accelerator.end_training()
     if progress.signal: signal.raise_signal(progress.signal)
     return folder
-
-# %% ../nbs/03_train.ipynb #0000004c
-def _split_resume(argv:list[str]) -> tuple[str|None, list[str]]: # The run's folder, if one is given, and the other words
-    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
-    if "--resume" not in words: return None, words
-    at = words.index("--resume")
-    if at + 1 == len(words): raise ValueError("--resume needs the folder of a run, such as results/20260131-120000")
-    return words[at + 1], words[:at] + words[at + 2:]
 
 # %% ../nbs/03_train.ipynb #0000004e
 def rclip_train(argv:list[str]|None=None) -> Path|None:
     "Trains as the command line says, and says where the model is."
     argv = sys.argv[1:] if argv is None else argv
-    if not argv: raise ValueError("no settings given. Start with --config demo (no download), or see --help")
-    run, rest = _split_resume(argv)
-    folder = train(resume_config(run, *rest), resume=Path(run)) if run else train(parse_config(rest))
-    info = json.loads((folder/"run.json").read_text(encoding="utf-8"))
-    if os.environ.get("RANK", "0") == "0" and (best := info.get("best")):
-        took = f"reading {readable_time(info['timings']['prepare_s'])}, training {readable_time(info['timings']['train_s'])}"
-        print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}); {took}. Next: rclip_eval, then rclip_viz")
+    if not argv:
+        raise ValueError("no settings given. Start with --config demo (no download), or see --help")
+    run = parse_words(argv).resume
+    folder = train(resume_config(run, *argv), resume=Path(run)) if run else train(parse_config(argv))
+    info = read_run(folder)
+    best, timings = info.get("best"), info.get("timings")
+    if best and os.environ.get("RANK", "0") == "0":
+        print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}); "
+              f"reading {readable_time(timings['prepare_s'])}, training {readable_time(timings['train_s'])}. "
+              "Next: rclip_eval, then rclip_viz")
     return folder
 
 # %% ../nbs/03_train.ipynb #0000004f
