@@ -41,7 +41,7 @@ def _dicom_image(file) -> PILImage.Image: # 8-bit grey, bone white
     if head.PhotometricInterpretation == "MONOCHROME1": values = 1 - values
     return PILImage.fromarray(np.round(255 * values).astype(np.uint8))
 
-# %% ../nbs/extras/cache.ipynb #0000000e
+# %% ../nbs/extras/cache.ipynb #0000000f
 def _open_image(file) -> PILImage.Image:
     "The image in a path or a file of bytes, DICOM or anything PIL reads."
     with (file if hasattr(file, "read") else open(file, "rb")) as f:
@@ -52,7 +52,7 @@ def _open_image(file) -> PILImage.Image:
         if min(im.size) < 8: raise ValueError(f"only {im.width} × {im.height} pixels")
         return _to_8bit(im)
 
-# %% ../nbs/extras/cache.ipynb #0000000f
+# %% ../nbs/extras/cache.ipynb #00000010
 def read_grey(image, # {"bytes": …} or {"path": …}, or a path
               image_size:int) -> np.ndarray: # (image_size, image_size) uint8
     "The middle square of an image in grey, resized by its shorter side. Raises what PIL raises for a broken file."
@@ -61,7 +61,7 @@ def read_grey(image, # {"bytes": …} or {"path": …}, or a path
     square = ImageOps.fit(_open_image(image), (image_size, image_size), PILImage.Resampling.BILINEAR)
     return np.asarray(square)
 
-# %% ../nbs/extras/cache.ipynb #0000001e
+# %% ../nbs/extras/cache.ipynb #0000001d
 VIEWS = ("frontal", "lateral")
 
 class ImageCache:
@@ -80,7 +80,7 @@ class ImageCache:
         pixels[views < 0] = 0
         return pixels
 
-# %% ../nbs/extras/cache.ipynb #00000020
+# %% ../nbs/extras/cache.ipynb #0000001f
 def _identity(cell) -> str:
     "What tells one undecoded image from another."
     if cell is None: return ""
@@ -89,6 +89,7 @@ def _identity(cell) -> str:
     except OSError: return f"{cell['path']} missing"
     return f"{cell['path']} {stat.st_size} {stat.st_mtime_ns}"
 
+# %% ../nbs/extras/cache.ipynb #00000020
 def cache_key(raw:Dataset, # Views undecoded
               image_size:int) -> str:
     "32 hexadecimal digits: other images or another size give others."
@@ -107,13 +108,13 @@ def _open_part(path:Path, shape:tuple, dtype) -> np.memmap:
     except (OSError, ValueError): pass # none there, or one that was cut off
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
-# %% ../nbs/extras/cache.ipynb #00000023
+# %% ../nbs/extras/cache.ipynb #00000024
 def _try_read(cell, image_size:int) -> np.ndarray|str: # The pixels, or why there are none
     try: return read_grey(cell, image_size)
     except ValueError as e: return str(e).splitlines()[0] or "ValueError"
     except Exception as e: return type(e).__name__ # whatever a broken file makes a decoder raise
 
-# %% ../nbs/extras/cache.ipynb #00000024
+# %% ../nbs/extras/cache.ipynb #00000025
 def _fill_rows(raw:Dataset, rows:np.ndarray, pool, pixels, hashes) -> list:
     "Decodes the images of some studies into their places; returns (row, view, reason) of those that cannot be read."
     part = raw[rows]
@@ -131,7 +132,7 @@ def _fill_rows(raw:Dataset, rows:np.ndarray, pool, pixels, hashes) -> list:
             hashes[row, v] = xxh64_intdigest(np.ascontiguousarray(found)) or 1
     return failed
 
-# %% ../nbs/extras/cache.ipynb #00000025
+# %% ../nbs/extras/cache.ipynb #00000027
 def _fill_cache(folder:Path, raw:Dataset, image_size:int, workers:int) -> None:
     "Decodes all images into `folder`, or what is left of them."
     n = len(raw)
@@ -155,7 +156,7 @@ def _fill_cache(folder:Path, raw:Dataset, image_size:int, workers:int) -> None:
     for name in ("hashes", "pixels"): os.replace(folder/f"{name}.part.npy", folder/f"{name}.npy")
     (folder/"done.part.npy").unlink()
 
-# %% ../nbs/extras/cache.ipynb #00000026
+# %% ../nbs/extras/cache.ipynb #00000029
 def _check_space(folder:Path, size:int) -> None:
     "Raises OSError where `size` bytes do not fit on the disk of `folder`."
     free = shutil.disk_usage(folder).free
@@ -163,12 +164,12 @@ def _check_space(folder:Path, size:int) -> None:
         raise OSError(f"decoded images take {size/1e6:,.0f} MB and {folder} has {free/1e6:,.0f} MB left. "
                       "Give another --data.cache_dir, or a smaller image_size")
 
-# %% ../nbs/extras/cache.ipynb #00000027
+# %% ../nbs/extras/cache.ipynb #0000002a
 def cache_root(cache_dir:str|None) -> Path:
     "The folder of all image caches; any of them may be deleted at any time."
     return Path(os.path.expanduser(cache_dir or os.environ.get("XDG_CACHE_HOME") or "~/.cache"))/"radiology_clip_mini"
 
-# %% ../nbs/extras/cache.ipynb #00000028
+# %% ../nbs/extras/cache.ipynb #0000002c
 def build_cache(studies:Dataset, # n rows of `STUDY_FEATURES`
                 image_size:int, # Side of the square, in pixels
                 cache_dir:str|None=None, # Where caches are kept; None for the user's cache folder

@@ -50,12 +50,13 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad): return process()[1] * grad[ctx.rows], None
 
+# %% ../nbs/extras/checkpoints.ipynb #0000000e
 def gather_rows(own:torch.Tensor, # (m, d): rows `own_rows(n)` of a batch
                 n:int) -> torch.Tensor: # (n, d): the whole batch, the same on every process
     "The embeddings of all processes, with gradient."
     return own if process()[1] == 1 else _Gather.apply(own, n)
 
-# %% ../nbs/extras/checkpoints.ipynb #0000000e
+# %% ../nbs/extras/checkpoints.ipynb #00000010
 def average_gradients(model:torch.nn.Module) -> None:
     "Replaces each gradient by its mean over all processes."
     world = process()[1]
@@ -65,7 +66,7 @@ def average_gradients(model:torch.nn.Module) -> None:
     dist.all_reduce(flat)
     for g, mean in zip(grads, flat.split([g.numel() for g in grads])): g.copy_(mean.view_as(g))
 
-# %% ../nbs/extras/checkpoints.ipynb #00000013
+# %% ../nbs/extras/checkpoints.ipynb #00000015
 @dataclass
 class Progress:
     "How far a run is."
@@ -76,7 +77,7 @@ class Progress:
     stopped: bool = False # Before its end, to be resumed
     signal: int | None = None # What asked for that; None where the time was up
 
-# %% ../nbs/extras/checkpoints.ipynb #00000014
+# %% ../nbs/extras/checkpoints.ipynb #00000016
 class History:
     "history.jsonl, written in blocks by the main process, with a progress bar and, in a notebook, a live figure."
     def __init__(self, folder:Path, progress:Progress, # Rows after its step are cut off
@@ -94,7 +95,7 @@ class History:
     def __enter__(self): return self
     def __exit__(self, *error): self.bar.close()
 
-# %% ../nbs/extras/checkpoints.ipynb #00000015
+# %% ../nbs/extras/checkpoints.ipynb #00000018
 @patch
 def add(self:History, rows=(), # Row numbers of the studies in this step
         **row) -> None:
@@ -102,6 +103,7 @@ def add(self:History, rows=(), # Row numbers of the studies in this step
     self.waiting.append((rows, row))
     if time.monotonic() - self.written > 1: self.flush()
 
+# %% ../nbs/extras/checkpoints.ipynb #00000019
 @patch
 def flush(self:History) -> None:
     "Writes all rows and brings the progress up to date. Raises as `_line` does."
@@ -117,10 +119,11 @@ def flush(self:History) -> None:
         self.progress.history_bytes = f.tell()
     for _, row in rows: self._show(row)
 
-# %% ../nbs/extras/checkpoints.ipynb #3ae203fb
+# %% ../nbs/extras/checkpoints.ipynb #0000001b
 def _numbers(row:dict) -> dict:
     return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in row.items()}
 
+# %% ../nbs/extras/checkpoints.ipynb #0000001c
 @patch
 def _line(self:History, rows, row:dict) -> str:
     "A row as JSON. Raises FloatingPointError for a loss or gradient that is no number."
@@ -132,7 +135,7 @@ def _line(self:History, rows, row:dict) -> str:
         raise FloatingPointError(f"the {name} is {row[name]} at step {row['step']}, with the studies {studies}")
     return json.dumps(row) + "\n"
 
-# %% ../nbs/extras/checkpoints.ipynb #62ca7517
+# %% ../nbs/extras/checkpoints.ipynb #0000001e
 @patch
 def _show(self:History, row:dict) -> None:
     "One row for the bar, the trackers and the figure."
@@ -148,12 +151,12 @@ def _show(self:History, row:dict) -> None:
         print(f"epoch {row['epoch']}: validation {recall}, {readable_time(self.progress.seconds)}", flush=True)
     if self.live: self.figure = show_live(plot_history(self.folder), self.figure)
 
-# %% ../nbs/extras/checkpoints.ipynb #0000001b
+# %% ../nbs/extras/checkpoints.ipynb #00000027
 def seed_step(seed:int, step:int) -> None:
     "Seeds all random numbers for one step of this process."
     set_seed(int(np.random.SeedSequence([seed, step, process()[0]]).generate_state(1)[0]))
 
-# %% ../nbs/extras/checkpoints.ipynb #0000001c
+# %% ../nbs/extras/checkpoints.ipynb #00000028
 CHECKPOINT = "last/training.safetensors"
 
 def _state_tensors(model:CLIPMini, optimizer) -> dict[str, torch.Tensor]:
@@ -163,6 +166,7 @@ def _state_tensors(model:CLIPMini, optimizer) -> dict[str, torch.Tensor]:
         tensors |= {f"optimizer.{i}.{k}": v.contiguous() for k, v in state.items()}
     return tensors
 
+# %% ../nbs/extras/checkpoints.ipynb #00000029
 def save_checkpoint(folder:Path, model:CLIPMini, optimizer, accelerator:Accelerator, progress:Progress) -> None:
     "Saves what resuming needs, whole or not at all. Raises OSError; the checkpoint before is then kept."
     if not accelerator.is_main_process: return
@@ -178,7 +182,7 @@ def save_checkpoint(folder:Path, model:CLIPMini, optimizer, accelerator:Accelera
         part.unlink(missing_ok=True)
         raise OSError(f"the checkpoint of step {progress.step} could not be written: {e}") from e
 
-# %% ../nbs/extras/checkpoints.ipynb #03733258
+# %% ../nbs/extras/checkpoints.ipynb #0000002b
 def _read_checkpoint(path:Path) -> tuple[Progress, dict|None, dict[str, torch.Tensor]]:
     "Progress, the scaler's state, and all tensors. Raises ValueError for a damaged file."
     try:
@@ -188,6 +192,7 @@ def _read_checkpoint(path:Path) -> tuple[Progress, dict|None, dict[str, torch.Te
     except (SafetensorError, TypeError, KeyError, ValueError, OSError) as e:
         raise ValueError(f"{path} is no checkpoint: {e}") from e
 
+# %% ../nbs/extras/checkpoints.ipynb #0000002c
 def _load_optimizer(optimizer, tensors:dict[str, torch.Tensor]) -> None:
     "Fills AdamW's averages, in the layout of their parameters in memory, which fused AdamW takes for granted."
     state = {}
@@ -200,7 +205,7 @@ def _load_optimizer(optimizer, tensors:dict[str, torch.Tensor]) -> None:
         for name, v in averages.items():
             if v.shape == p.shape: averages[name] = torch.empty_like(p).copy_(v)
 
-# %% ../nbs/extras/checkpoints.ipynb #0000001d
+# %% ../nbs/extras/checkpoints.ipynb #0000002d
 def load_checkpoint(folder:Path, model:CLIPMini, optimizer, accelerator:Accelerator) -> Progress:
     "Fills model and optimiser from a run's checkpoint, if it has one. Raises ValueError for a damaged one."
     path = folder/CHECKPOINT
@@ -214,6 +219,7 @@ def load_checkpoint(folder:Path, model:CLIPMini, optimizer, accelerator:Accelera
     if accelerator.scaler: accelerator.scaler.load_state_dict(scaler)
     return progress
 
+# %% ../nbs/extras/checkpoints.ipynb #0000002e
 def last_good(folder:Path) -> str:
     "What can be resumed, in words."
     if not (folder/CHECKPOINT).is_file(): return "There is no checkpoint yet"
@@ -221,7 +227,7 @@ def last_good(folder:Path) -> str:
         step = json.loads(f.metadata()["info"])["progress"]["step"]
     return f"The last good checkpoint is that of step {step}; go on from it with rclip_train --resume {folder}"
 
-# %% ../nbs/extras/checkpoints.ipynb #0000001e
+# %% ../nbs/extras/checkpoints.ipynb #00000030
 def finish_run(folder:Path, model:CLIPMini, progress:Progress, prepare_s:float) -> None:
     "Saves the model as last/; at the end of training also the summary in run.json, and removes the checkpoint."
     model.save_pretrained(folder/"last")
@@ -233,7 +239,7 @@ def finish_run(folder:Path, model:CLIPMini, progress:Progress, prepare_s:float) 
     write_atomic(folder/"run.json", json.dumps(info, indent=1))
     (folder/CHECKPOINT).unlink(missing_ok=True)
 
-# %% ../nbs/extras/checkpoints.ipynb #00000023
+# %% ../nbs/extras/checkpoints.ipynb #00000036
 class Control:
     "Within it, a call says whether to go on (0), save (1) or stop (2), the same on every process."
     def __init__(self, t:TrainConfig):
@@ -263,13 +269,14 @@ class Control:
         if wish == 1: self.saved = now
         return int(wish)
 
-# %% ../nbs/extras/checkpoints.ipynb #00000028
+# %% ../nbs/extras/checkpoints.ipynb #0000003b
 @dataclass
 class DeviceData(StudyData):
     "Studies with their images in the memory of a device."
     held: torch.Tensor # (n, v, h, w) uint8
     def pixels(self, rows) -> torch.Tensor: return self.held[torch.as_tensor(rows, device=self.held.device)]
 
+# %% ../nbs/extras/checkpoints.ipynb #0000003c
 def keep_on_device(data:StudyData, device:torch.device) -> StudyData:
     "`data`, with its images on the GPU if they fit."
     n = len(data.studies)
@@ -277,7 +284,7 @@ def keep_on_device(data:StudyData, device:torch.device) -> StudyData:
     if n * data.pixels([0]).nbytes > torch.cuda.mem_get_info()[0] / 4: return data
     return DeviceData(**vars(data), held=torch.from_numpy(data.pixels(np.arange(n))).to(device))
 
-# %% ../nbs/extras/checkpoints.ipynb #0000002b
+# %% ../nbs/extras/checkpoints.ipynb #0000003f
 def keep_memory() -> None:
     "Lets this process keep freed memory for its next use, where the C library can be told so."
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

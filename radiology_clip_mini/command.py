@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['clear_errors', 'run_command', 'watched', 'progress', 'Stages', 'readable_time', 'write_atomic']
 
-# %% ../nbs/extras/command.ipynb #644987bd
+# %% ../nbs/extras/command.ipynb #00000004
 import inspect, os, sys, time
 from pathlib import Path
 from typing import get_origin
@@ -14,7 +14,7 @@ from fastcore.docments import docments
 from jsonargparse import ArgumentError, ArgumentParser
 from tqdm.auto import tqdm
 
-# %% ../nbs/extras/command.ipynb #f8ef0878
+# %% ../nbs/extras/command.ipynb #00000009
 def clear_errors(command, # A function without arguments
                  name:str, # What the user called
                 ):
@@ -26,7 +26,7 @@ def clear_errors(command, # A function without arguments
         sys.exit(130)
     sys.exit(1)
 
-# %% ../nbs/extras/command.ipynb #9648abdf
+# %% ../nbs/extras/command.ipynb #0000000d
 def _add_option(parser:ArgumentParser, option:inspect.Parameter, help:str) -> None:
     "One parameter of a function as an option of the same name."
     kind = dict(type=option.annotation, default=option.default)
@@ -34,7 +34,7 @@ def _add_option(parser:ArgumentParser, option:inspect.Parameter, help:str) -> No
     if get_origin(option.annotation) is list: kind |= dict(type=str, nargs="+")
     parser.add_argument(f"--{option.name}", help=help, **kind)
 
-# %% ../nbs/extras/command.ipynb #d2c8936d
+# %% ../nbs/extras/command.ipynb #0000000f
 def run_command(func, # Becomes the command of its name
                 argv:list[str]|None=None, # The words after the command; None for those of this process
                ):
@@ -50,11 +50,12 @@ def run_command(func, # Becomes the command of its name
         return func(**vars(options))
     return clear_errors(run, func.__name__)
 
-# %% ../nbs/extras/command.ipynb #e96346ac
+# %% ../nbs/extras/command.ipynb #00000014
 def watched() -> bool:
     "Whether somebody watches: in a terminal, or in a notebook."
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
+# %% ../nbs/extras/command.ipynb #00000015
 def progress(items=None, # What to go through, or None for a bar that is moved by hand
              name:str="", # What is being done
              show:bool=True, # False for work that is part of a stage with a bar of its own
@@ -63,7 +64,7 @@ def progress(items=None, # What to go through, or None for a bar that is moved b
     hidden = not (show and watched())
     return tqdm(items, desc=name, leave=False, delay=1, dynamic_ncols=True, disable=hidden, **more)
 
-# %% ../nbs/extras/command.ipynb #961c0dc7
+# %% ../nbs/extras/command.ipynb #00000019
 class Stages:
     "The stages of a command and the seconds each of them took."
     def __init__(self): self.seconds, self.began = {}, time.monotonic()
@@ -76,13 +77,14 @@ class Stages:
 
     def __str__(self): return ", ".join(f"{name} {readable_time(seconds)}" for name, seconds in self.seconds.items())
 
+# %% ../nbs/extras/command.ipynb #0000001a
 def readable_time(seconds:float) -> str:
     "Seconds as people say them: 48 s, 3 min 20 s, 2 h 5 min."
     minutes, s = divmod(round(seconds), 60)
     if not minutes: return f"{s} s"
     return f"{minutes} min {s} s" if minutes < 60 else f"{minutes//60} h {minutes%60} min"
 
-# %% ../nbs/extras/command.ipynb #c2b3d74c
+# %% ../nbs/extras/command.ipynb #0000001e
 def write_atomic(path:str|Path, text:str) -> Path:
     "Writes `text` to `path` so that the file is either the old one or the new one, whole; makes the folder."
     path = Path(path)

@@ -31,7 +31,7 @@ from .command import write_atomic
 from .phantom import kept_phantoms
 from .sources import HUB_ID, r2gen_split, read_path, read_table
 
-# %% ../nbs/00_data.ipynb #00000009
+# %% ../nbs/00_data.ipynb #0000000f
 @dataclass
 class DataConfig:
     "Where the studies come from and what is made of them."
@@ -51,12 +51,13 @@ class DataConfig:
     test_fraction: float = 0.1 # Share of patients for the test
     max_held_out: int | None = None # Patients in validation, and in the test, at most; null for their whole share
 
-# %% ../nbs/00_data.ipynb #0000000a
+# %% ../nbs/00_data.ipynb #00000011
 def source_path(source:str) -> Path:
     "Where a local source lies, whether or not it is there."
     path = "/kaggle/input" if source == "kaggle" else source
     return Path(os.path.expanduser(path)) # an unknown user's ~ stays as it is
 
+# %% ../nbs/00_data.ipynb #00000012
 def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
     "All studies of the source that `cfg` names."
     if cfg.source == "phantom":
@@ -70,13 +71,13 @@ def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
     raise FileNotFoundError(f"no data at {path}. Give --data.source as hub, kaggle, phantom, "
                             "a dataset id (owner/name) or an existing path")
 
-# %% ../nbs/00_data.ipynb #0000000c
+# %% ../nbs/00_data.ipynb #00000014
 def _has(studies:Dataset, view:str) -> np.ndarray: # (n,) bool
     "Which studies have an image of this view; reads a thousand rows at a time."
     parts = studies.select_columns(view).with_format("arrow").iter(1000)
     return np.concatenate([pc.is_valid(part[view]).to_numpy(zero_copy_only=False) for part in parts])
 
-# %% ../nbs/00_data.ipynb #0000000d
+# %% ../nbs/00_data.ipynb #00000015
 def _drop_unusable(studies:Dataset, skipped:dict) -> Dataset:
     "The studies that have text, at least one image and an id of their own; the others are added to `skipped`."
     ids = studies["study_id"][:]
@@ -89,7 +90,7 @@ def _drop_unusable(studies:Dataset, skipped:dict) -> Dataset:
         skipped[f"{ids[i]} (row {i})"] = "a study id that was there before"
     return studies.select(np.flatnonzero(~(no_text | no_image | again)))
 
-# %% ../nbs/00_data.ipynb #0000000e
+# %% ../nbs/00_data.ipynb #00000017
 def _first_patients(studies:Dataset, n:int|None) -> Dataset:
     "Only the studies of the first `n` patients; all of them where `n` is None."
     if n is None: return studies
@@ -97,7 +98,7 @@ def _first_patients(studies:Dataset, n:int|None) -> Dataset:
     kept = set(list(dict.fromkeys(patients))[:n])
     return studies.select([i for i, p in enumerate(patients) if p in kept])
 
-# %% ../nbs/00_data.ipynb #0000000f
+# %% ../nbs/00_data.ipynb #00000018
 def read_studies(cfg:DataConfig, # Source, split_spec, cache_dir, max_patients and phantoms are used
                  seed:int=42) -> tuple[Dataset, dict[str, str]]: # `seed` of the phantoms
     "The usable studies as `STUDY_FEATURES`; what was skipped, {study or image: reason}. ValueError if none is usable."
@@ -108,13 +109,13 @@ def read_studies(cfg:DataConfig, # Source, split_spec, cache_dir, max_patients a
         raise ValueError(f"{cfg.source} holds no usable study. Skipped: {skip_summary(skipped)}")
     return studies, skipped
 
-# %% ../nbs/00_data.ipynb #00000010
+# %% ../nbs/00_data.ipynb #0000001a
 def skip_summary(skipped:dict) -> str: # Of {study or image: reason}
     "How many were skipped for each reason, in one line."
     counts = Counter(skipped.values()).most_common()
     return ", ".join(f"{n:,} × {reason}" for reason, n in counts) or "nothing"
 
-# %% ../nbs/00_data.ipynb #00000011
+# %% ../nbs/00_data.ipynb #0000001b
 def load_studies(source:str="hub", # As `DataConfig.source`
                  seed:int=42, # Of the phantoms
                  **settings) -> Dataset: # With other settings of `DataConfig`
@@ -123,14 +124,14 @@ def load_studies(source:str="hub", # As `DataConfig.source`
     print(f"{len(studies):,} studies of {len(set(studies['patient_id'])):,} patients; skipped: {skip_summary(skipped)}")
     return studies
 
-# %% ../nbs/00_data.ipynb #0000001e
+# %% ../nbs/00_data.ipynb #00000028
 def text_ids(texts:list[str]) -> torch.Tensor: # (n,) int64
     "A number for each text, the same for texts that agree in letters and digits."
     plain = [re.sub(r"[^a-z0-9]+", " ", t.lower()).strip() for t in texts]
     numbers = {t: i for i, t in enumerate(dict.fromkeys(plain))}
     return torch.tensor([numbers[t] for t in plain])
 
-# %% ../nbs/00_data.ipynb #00000027
+# %% ../nbs/00_data.ipynb #00000031
 SPLITS = ("train", "val", "test")
 
 def _held_out(fraction:float, n:int, most:int|None) -> int:
@@ -138,6 +139,7 @@ def _held_out(fraction:float, n:int, most:int|None) -> int:
     share = max(1, round(fraction * n))
     return share if most is None else min(share, most)
 
+# %% ../nbs/00_data.ipynb #00000032
 def split_patients(studies:Dataset, # Needs only the column patient_id
                    val_fraction:float=0.1, test_fraction:float=0.1, # Shares of patients
                    seed:int=42, # The same seed and patients give the same split
@@ -154,7 +156,7 @@ def split_patients(studies:Dataset, # Needs only the column patient_id
     parts = order[:n_train], order[n_train:n_train + n_val], order[n_train + n_val:]
     return {name: sorted(part) for name, part in zip(SPLITS, parts)}
 
-# %% ../nbs/00_data.ipynb #0000002c
+# %% ../nbs/00_data.ipynb #00000037
 def link_patients(patients, texts # The patient and the text number of each study
                  ) -> dict: # Patient to the name of its group, which is its last patient
     "Groups of patients who share a text, directly or through others."
@@ -165,7 +167,7 @@ def link_patients(patients, texts # The patient and the text number of each stud
     name = dict(zip(group, patients)) # the last patient of a group stays
     return {p: name[g] for p, g in zip(patients, group)}
 
-# %% ../nbs/00_data.ipynb #0000002e
+# %% ../nbs/00_data.ipynb #0000003a
 def _deal(groups:list[list[str]], wanted:list[int]) -> list[list[str]]: # A part for each number, and the rest
     "Fills parts with whole groups, in order, up to the wanted numbers of patients."
     parts, rest = [[] for _ in wanted], []
@@ -174,7 +176,7 @@ def _deal(groups:list[list[str]], wanted:list[int]) -> list[list[str]]: # A part
         part += group
     return [*parts, rest]
 
-# %% ../nbs/00_data.ipynb #f156a72f
+# %% ../nbs/00_data.ipynb #0000003c
 def _text_groups(studies:Dataset) -> tuple[dict, set]: # Group to its patients; the abnormal groups
     "Groups of patients who share texts."
     patients = studies["patient_id"][:]
@@ -184,7 +186,7 @@ def _text_groups(studies:Dataset) -> tuple[dict, set]: # Group to its patients; 
     for p, labels in zip(patients, studies["labels"]): abnormal[group_of[p]] += 1 if labels else -1
     return members, {g for g, excess in abnormal.items() if excess > 0}
 
-# %% ../nbs/00_data.ipynb #0000002f
+# %% ../nbs/00_data.ipynb #0000003d
 def split_texts(studies:Dataset, # Needs patient_id, text and labels
                 val_fraction:float=0.1, test_fraction:float=0.1, # Shares of patients
                 seed:int=42, max_held_out:int|None=None) -> dict[str, list[str]]:
@@ -205,19 +207,20 @@ def split_texts(studies:Dataset, # Needs patient_id, text and labels
                          "use --data.split patient")
     return {name: sorted(part) for name, part in splits.items()}
 
-# %% ../nbs/00_data.ipynb #00000034
+# %% ../nbs/00_data.ipynb #00000043
 def _some(ids) -> str:
     "The first three ids, and how many there are besides."
     ids = sorted(ids)
     return ", ".join(ids[:3]) + (f" and {len(ids)-3} more" if len(ids) > 3 else "")
 
+# %% ../nbs/00_data.ipynb #00000044
 def _has_form(splits) -> bool:
     "Whether `splits` maps train, val and test to lists of strings, none of them empty."
     if not isinstance(splits, dict) or set(splits) != set(SPLITS): return False
     if not all(isinstance(ids, list) and ids for ids in splits.values()): return False
     return all(isinstance(p, str) for p in chain.from_iterable(splits.values()))
 
-# %% ../nbs/00_data.ipynb #00000035
+# %% ../nbs/00_data.ipynb #00000045
 def check_splits(splits:dict, # {"train": ids, "val": ids, "test": ids}
                  studies:Dataset, # Needs only the column patient_id
                  name:str="the split") -> dict: # The same splits
@@ -235,14 +238,14 @@ def check_splits(splits:dict, # {"train": ids, "val": ids, "test": ids}
                          "Give another --data.split_file, or remove this one to split anew")
     return splits
 
-# %% ../nbs/00_data.ipynb #00000036
+# %% ../nbs/00_data.ipynb #00000047
 def load_splits(studies:Dataset, path:str|Path) -> dict[str, list[str]]:
     "The splits in a JSON file, checked against the data. Raises ValueError where they do not fit."
     try: splits = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as e: raise ValueError(f"the split file {path} is not JSON: {e}") from e
     return check_splits(splits, studies, f"the split file {path}")
 
-# %% ../nbs/00_data.ipynb #00000037
+# %% ../nbs/00_data.ipynb #00000048
 def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[str]]:
     "The splits in `cfg.split_file` if it is there; else new ones as `cfg.split` says, kept in the file if it is named."
     if cfg.split_file and Path(cfg.split_file).exists(): return load_splits(studies, cfg.split_file)
@@ -253,7 +256,7 @@ def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[s
     if cfg.split_file: write_atomic(cfg.split_file, json.dumps(splits, indent=1))
     return splits
 
-# %% ../nbs/00_data.ipynb #0000003b
+# %% ../nbs/00_data.ipynb #0000004c
 def _find_r2gen(cfg:DataConfig) -> dict[str, str]:
     "R2Gen's split by study, from the source's folder. Raises FileNotFoundError where it has no annotation.json."
     found = min(source_path(cfg.source).glob("**/annotation.json"), default=None)
@@ -262,13 +265,14 @@ def _find_r2gen(cfg:DataConfig) -> dict[str, str]:
                                 f"there is none in {cfg.source}")
     return r2gen_split(found)
 
-# %% ../nbs/00_data.ipynb #0000003c
+# %% ../nbs/00_data.ipynb #0000004d
 def _r2gen_patients(studies:Dataset, cfg:DataConfig) -> dict[str, list[str]]:
     "The patients in each part of R2Gen's split."
     split = _find_r2gen(cfg)
     table = pd.DataFrame(dict(patient=studies["patient_id"][:], part=[split[s] for s in studies["study_id"]]))
     return {name: sorted(set(table["patient"][table["part"] == name])) for name in SPLITS}
 
+# %% ../nbs/00_data.ipynb #0000004e
 def _only_r2gen(studies:Dataset, cfg:DataConfig, skipped:dict) -> Dataset:
     "The studies that R2Gen's split knows."
     split = _find_r2gen(cfg)
@@ -276,7 +280,7 @@ def _only_r2gen(studies:Dataset, cfg:DataConfig, skipped:dict) -> Dataset:
     skipped.update({s: "not in R2Gen's split" for s in ids if s not in split})
     return studies.select([i for i, s in enumerate(ids) if s in split])
 
-# %% ../nbs/00_data.ipynb #00000041
+# %% ../nbs/00_data.ipynb #00000053
 @dataclass
 class StudyData:
     "Studies, images and splits, row by row the same."
@@ -304,7 +308,7 @@ class StudyData:
         shown = self.shown[rows]
         return self.images.read(np.broadcast_to(self.at[rows][:, None], shown.shape), shown)
 
-# %% ../nbs/00_data.ipynb #00000043
+# %% ../nbs/00_data.ipynb #00000055
 @patch
 def picture(self:StudyData, row:int) -> np.ndarray:
     "The first view of a study, (image_size, image_size) uint8."
@@ -312,12 +316,13 @@ def picture(self:StudyData, row:int) -> np.ndarray:
     first = shown[:1] if shown[0] >= 0 else shown[-1:]
     return self.images.read(self.at[[row]], first)[0]
 
+# %% ../nbs/00_data.ipynb #00000056
 @patch
 def view(self:StudyData, row:int) -> str:
     "Which view `picture` shows."
     return VIEWS[next(v for v in self.shown[row] if v >= 0)]
 
-# %% ../nbs/00_data.ipynb #00000044
+# %% ../nbs/00_data.ipynb #00000058
 def choose_views(there:np.ndarray, # (n, 2) bool: is there a frontal, a lateral
                  views:str) -> np.ndarray: # (n, 2) for both, else (n, 1): 0 frontal, 1 lateral, -1 missing
     "Which images of each study are used; `views` as in `DataConfig`."
@@ -326,7 +331,7 @@ def choose_views(there:np.ndarray, # (n, 2) bool: is there a frontal, a lateral
     slots = dict(frontal=[frontal], lateral=[lateral], any=[either], both=[frontal, lateral])
     return np.stack(slots[views], 1)
 
-# %% ../nbs/00_data.ipynb #00000047
+# %% ../nbs/00_data.ipynb #0000005b
 def _list_broken(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, skipped:dict) -> None:
     "Adds unreadable images, and studies left without any, to `skipped`."
     ids = studies["study_id"][:]
@@ -338,7 +343,7 @@ def _list_broken(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str,
         reasons = [broken[row, v] for v in wanted if (row, v) in broken]
         skipped[ids[row]] = "; ".join(reasons) or f"no {views} image".replace("any ", "")
 
-# %% ../nbs/00_data.ipynb #00000048
+# %% ../nbs/00_data.ipynb #0000005d
 def gather_data(studies:Dataset, # n usable studies
                 cfg:DataConfig, # views, image_size, cache_dir and num_workers are used
                 splits:dict, # Patient ids of train, val and test
@@ -358,7 +363,7 @@ def gather_data(studies:Dataset, # n usable studies
         raise ValueError(f"no readable study is left in {', '.join(empty)}. Skipped: {skip_summary(skipped)}")
     return data
 
-# %% ../nbs/00_data.ipynb #00000049
+# %% ../nbs/00_data.ipynb #0000005e
 def prepare_data(cfg:DataConfig, # All of it
                  seed:int=42, # Of the split and of the phantoms
                  splits:dict|None=None) -> StudyData: # A run's own splits; None to take or make the split file
@@ -371,7 +376,7 @@ def prepare_data(cfg:DataConfig, # All of it
     else: splits = get_splits(studies, cfg, seed)
     return gather_data(studies, cfg, splits, skipped)
 
-# %% ../nbs/00_data.ipynb #00000051
+# %% ../nbs/00_data.ipynb #00000066
 def fingerprint(data:StudyData) -> str:
     "16 hexadecimal digits of a SHA-256 over ids, texts, views and the hashes of the images."
     columns = [data.studies[name][:] for name in ("study_id", "patient_id", "text")]
@@ -379,12 +384,13 @@ def fingerprint(data:StudyData) -> str:
     sha.update(data.images.hashes[data.at].tobytes() + data.shown.tobytes())
     return sha.hexdigest()[:16]
 
-# %% ../nbs/00_data.ipynb #00000055
+# %% ../nbs/00_data.ipynb #0000006a
 def _image_hashes(data:StudyData, rows:np.ndarray) -> np.ndarray:
     "The hashes of the images that some rows show, (b, v) uint64, 0 where a view is missing."
     shown = data.shown[rows]
     return data.images.hashes[data.at[rows][:, None], shown] * (shown >= 0).astype(np.uint64)
 
+# %% ../nbs/00_data.ipynb #0000006b
 def leak_report(data:StudyData) -> dict: # {"train-test": {"patients", "texts", "images"}}, numbers
     "For each pair of splits: patients in both, and studies of the second that share a text or an image with the first."
     report = {}
@@ -397,7 +403,7 @@ def leak_report(data:StudyData) -> dict: # {"train-test": {"patients", "texts", 
         report[f"{a}-{b}"] = dict(patients=len(patients), texts=int(texts.sum()), images=int(images.sum()))
     return report
 
-# %% ../nbs/00_data.ipynb #0000005b
+# %% ../nbs/00_data.ipynb #00000071
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -408,7 +414,7 @@ def normalise(pixels:np.ndarray|torch.Tensor) -> torch.Tensor: # (…, h, w) uin
     std = torch.tensor(IMAGENET_STD, device=x.device)[:, None, None]
     return torch.addcmul(-mean / std, x, 1 / (255*std)) # in one pass
 
-# %% ../nbs/00_data.ipynb #0000005f
+# %% ../nbs/00_data.ipynb #00000075
 _AUGMENT = v2.Compose([
     v2.RandomAffine(degrees=5, translate=(.03, .03), scale=(1., 1.15), interpolation=v2.InterpolationMode.BILINEAR),
     v2.ColorJitter(brightness=.15, contrast=.15)])
@@ -418,7 +424,7 @@ def augment(images:torch.Tensor) -> torch.Tensor: # Both (b, v, h, w) uint8, on 
     moved = [_AUGMENT(image[None]) for image in images.flatten(0, 1)]
     return torch.stack(moved).view_as(images)
 
-# %% ../nbs/00_data.ipynb #00000064
+# %% ../nbs/00_data.ipynb #0000007b
 class TokenTable:
     "The tokens of n texts without padding; `table[rows]` are some of them, padded to the longest."
     def __init__(self, ids:list[list[int]], pad_id:int): # Tokens of each text; the token that pads
@@ -434,11 +440,12 @@ class TokenTable:
         ids[mask] = np.concatenate([self.flat[end-n:end] for end, n in zip(self.ends[rows], lengths)])
         return dict(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask.astype(np.int64)))
 
-# %% ../nbs/00_data.ipynb #00000067
+# %% ../nbs/00_data.ipynb #0000007e
 def sentences(text:str) -> list[str]:
     "The sentences of a report."
     return [s for s in re.split(r"(?<=[.!?])\s+", text.strip()) if s]
 
+# %% ../nbs/00_data.ipynb #0000007f
 class SentenceTable:
     "The sentences of n reports, each kept once; `table[rows]` are those of some reports."
     def __init__(self, texts:list[str],
@@ -458,7 +465,7 @@ class SentenceTable:
         holds[report, place] = True
         return self.tokens[some], holds
 
-# %% ../nbs/00_data.ipynb #0000006c
+# %% ../nbs/00_data.ipynb #00000084
 def epoch_batches(n:int, # Studies
                   batch_size:int, # At most; all batches are of nearly the same size
                   seed:int, epoch:int) -> list[np.ndarray]: # Positions 0 … n-1, each exactly once
@@ -467,7 +474,7 @@ def epoch_batches(n:int, # Studies
     parts = np.array_split(rng.permutation(n), -(-n // batch_size))
     return [parts[i] for i in rng.permutation(len(parts))]
 
-# %% ../nbs/00_data.ipynb #0000006f
+# %% ../nbs/00_data.ipynb #00000088
 class Batch(NamedTuple):
     "What one step needs."
     images: torch.Tensor # (b, v, h, w) uint8, zeros where a view is missing
@@ -478,7 +485,7 @@ class Batch(NamedTuple):
     sentences: dict|None = None # Tokens of the m sentences in these reports, where they are asked for
     holds: torch.Tensor|None = None # (b, m) bool, which report holds which sentence
 
-# %% ../nbs/00_data.ipynb #00000070
+# %% ../nbs/00_data.ipynb #00000089
 def batches(data:StudyData, # Studies and images
             rows:np.ndarray, # Row numbers
             tokens:TokenTable, # Of the texts of `rows`, in their order: `CLIPMini.token_table`
@@ -489,6 +496,7 @@ def batches(data:StudyData, # Studies and images
         images, present = torch.as_tensor(data.pixels(at)), torch.from_numpy(data.shown[at] >= 0)
         yield Batch(images, present, tokens[part], torch.from_numpy(data.text_id[at]), torch.from_numpy(at))
 
+# %% ../nbs/00_data.ipynb #0000008a
 def in_order(n:int, batch_size:int) -> list[np.ndarray]:
     "Positions 0 … n-1 in order, for evaluation."
     return np.array_split(np.arange(n), -(-n // batch_size))

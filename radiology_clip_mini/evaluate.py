@@ -42,6 +42,7 @@ def directions(table:pd.DataFrame, unique_texts:bool=False) -> dict[str, tuple[p
     texts = table.drop_duplicates("text_id") if unique_texts else table
     return dict(image_to_text=(table, texts), text_to_image=(texts, table))
 
+# %% ../nbs/extras/evaluate.ipynb #0000000c
 def relevance_kinds(q:pd.DataFrame, g:pd.DataFrame, # Queries and gallery, as `study_table`
                     unique_texts:bool=False) -> dict[str, Callable]: # As `score_blocks` wants them
     "What counts as right: `own`, `text`, `patient` and, where there are labels, `labels`."
@@ -53,7 +54,7 @@ def relevance_kinds(q:pd.DataFrame, g:pd.DataFrame, # Queries and gallery, as `s
         kinds["labels"] = lambda start, stop: finding_relevance(q[start:stop], g)
     return kinds
 
-# %% ../nbs/extras/evaluate.ipynb #0000000d
+# %% ../nbs/extras/evaluate.ipynb #00000010
 class _Side(NamedTuple):
     "One direction of retrieval."
     name: str # image_to_text or text_to_image
@@ -68,14 +69,14 @@ class _Side(NamedTuple):
     def scores(self, similarity:Similarity) -> dict[str, pd.DataFrame]: # By kind of relevance
         return score_blocks(similarity, self.kinds, len(self.q), len(self.g))
 
-# %% ../nbs/extras/evaluate.ipynb #12a76af0
+# %% ../nbs/extras/evaluate.ipynb #00000012
 def _answers(side:_Side, known:tuple, blind:tuple) -> dict[str, Similarity]:
     "What the model answers, and what the baselines do; `blind` are embeddings of the untrained model."
     found = dict(model=side.similarity(known), ceiling=perfect_reader(side.q["text_id"], side.g["text_id"]))
     if "labels" in side.kinds: found["normal"] = always_normal(side.g["labels"])
     return found | dict(random=side.similarity(blind), chance=no_preference(len(side.g)))
 
-# %% ../nbs/extras/evaluate.ipynb #0000000e
+# %% ../nbs/extras/evaluate.ipynb #00000014
 def _describe(side:_Side, scores:dict, kind:str, rows=slice(None), columns=slice(None)) -> dict:
     "Metrics of one kind of relevance with `ci95`, and the baselines beside them."
     part = {who: kinds[kind].loc[rows, columns] for who, kinds in scores.items()}
@@ -84,7 +85,7 @@ def _describe(side:_Side, scores:dict, kind:str, rows=slice(None), columns=slice
     intervals = bootstrap_ci(model, side.q["patient_id"].to_numpy()[rows])
     return summarise(model) | dict(ci95=intervals) | {who: summarise(found) for who, found in part.items()}
 
-# %% ../nbs/extras/evaluate.ipynb #0000000f
+# %% ../nbs/extras/evaluate.ipynb #00000015
 def _describe_all(side:_Side, scores:dict) -> dict: # `scores` by answer and kind
     "One direction by every kind of relevance, as metrics.json has it."
     found = _describe(side, scores, "own") | {kind: _describe(side, scores, kind) for kind in ("text", "patient")}
@@ -95,7 +96,7 @@ def _describe_all(side:_Side, scores:dict) -> dict: # `scores` by answer and kin
             found["abnormal"] = _describe(side, scores, "labels", abnormal, ["nDCG@10"])
     return found
 
-# %% ../nbs/extras/evaluate.ipynb #00000011
+# %% ../nbs/extras/evaluate.ipynb #00000017
 def _look_up(similarity:Similarity, n_gallery:int, mine:np.ndarray, other:np.ndarray) -> list[np.ndarray]:
     "For each query the similarity to its own and to another item; the ten best similarities, and their items."
     size, parts = max(1, BLOCK // n_gallery), []
@@ -106,6 +107,7 @@ def _look_up(similarity:Similarity, n_gallery:int, mine:np.ndarray, other:np.nda
         parts.append([x.numpy() for x in found])
     return [np.concatenate(x) for x in zip(*parts)]
 
+# %% ../nbs/extras/evaluate.ipynb #00000018
 def _rank_table(side:_Side, similarity:Similarity, scores:dict) -> pd.DataFrame:
     "A row per query."
     q, g, own = side.q, side.g, side.kinds["own"](0, len(side.q))
@@ -119,7 +121,7 @@ def _rank_table(side:_Side, similarity:Similarity, scores:dict) -> pd.DataFrame:
     columns |= {f"score_{k}": found for k, found in enumerate(best.T, 1)}
     return pd.DataFrame(columns)
 
-# %% ../nbs/extras/evaluate.ipynb #00000012
+# %% ../nbs/extras/evaluate.ipynb #0000001a
 def _paired(side:_Side, ours:dict, theirs:dict) -> dict: # Metric to a, b, difference, low, high, p
     "How another model's scores differ from ours, for the strict pair and by findings."
     def both(scores):
@@ -127,12 +129,13 @@ def _paired(side:_Side, ours:dict, theirs:dict) -> dict: # Metric to a, b, diffe
         return scores["own"].assign(**labels)
     return paired_difference(both(ours), both(theirs), side.q["patient_id"]).to_dict("index")
 
-# %% ../nbs/extras/evaluate.ipynb #00000013
+# %% ../nbs/extras/evaluate.ipynb #0000001c
 def _sizes(table:pd.DataFrame, split:str, unique_texts:bool) -> dict:
     gallery = {name: len(g) for name, (_, g) in directions(table, unique_texts).items()} if unique_texts else len(table)
     return dict(split=split, n_queries=len(table), n_gallery=gallery, n_patients=table["patient_id"].nunique(),
                 unique_texts=unique_texts)
 
+# %% ../nbs/extras/evaluate.ipynb #0000001d
 def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
              data:StudyData, # With splits
              split:str="test", # train, val or test
@@ -157,7 +160,7 @@ def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
     last = dict(zero_shot=findings, compare=compared)
     return result | {key: value for key, value in last.items() if value}, pd.concat(ranks, ignore_index=True)
 
-# %% ../nbs/extras/evaluate.ipynb #00000020
+# %% ../nbs/extras/evaluate.ipynb #0000002b
 def _prepared(run:Run, image_size:int, views:str, rows:np.ndarray) -> StudyData:
     "The run's studies at another size. Raises ValueError where a study has no such view."
     images = build_cache(run.data.studies, image_size, _data_settings(run.info, run.folder)[0].cache_dir)
@@ -168,7 +171,7 @@ def _prepared(run:Run, image_size:int, views:str, rows:np.ndarray) -> StudyData:
                          "and the other model knows nothing else; they cannot be compared")
     return replace(run.data, images=images, at=np.arange(len(shown)), shown=shown)
 
-# %% ../nbs/extras/evaluate.ipynb #00000021
+# %% ../nbs/extras/evaluate.ipynb #0000002d
 def _check_unseen(folder:Path, theirs:dict, run:Run, split:str) -> None: # `theirs` are the other run's splits
     ours = run.data.splits[split]
     seen = set(theirs["train"]) & set(ours)
@@ -176,6 +179,7 @@ def _check_unseen(folder:Path, theirs:dict, run:Run, split:str) -> None: # `thei
         raise ValueError(f"{folder} was trained on {len(seen)} of the {len(ours)} patients of this {split} split; "
                          "compare runs that share a --data.split_file")
 
+# %% ../nbs/extras/evaluate.ipynb #0000002e
 def load_rival(name:str, # A run's folder, or what `load_model` takes
                run:Run, split:str="test") -> tuple[str, CLIPMini, StudyData]: # Its name, the model, the run's studies
     "A model to compare a run with. Raises ValueError where it was trained on patients of the split."
@@ -194,7 +198,7 @@ def load_rival(name:str, # A run's folder, or what `load_model` takes
                       "which are too long for it")
     return model.name, model, _prepared(run, model.image_size, "any", rows)
 
-# %% ../nbs/extras/evaluate.ipynb #00000026
+# %% ../nbs/extras/evaluate.ipynb #00000035
 def evaluate_run(run:Run, # A trained model and its data
                  split:str="test", # train, val or test
                  unique_texts:bool=False, # Each text once in the gallery
@@ -213,7 +217,7 @@ def evaluate_run(run:Run, # A trained model and its data
     evaluation_figure(ranks, result["n_queries"]).savefig(run.folder/"viz/evaluation.png")
     return result
 
-# %% ../nbs/extras/evaluate.ipynb #00000027
+# %% ../nbs/extras/evaluate.ipynb #00000036
 def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
                results_dir:str="results", # Where runs are kept
                source:str|None=None, # Where the data lies now, if elsewhere than in training
@@ -233,11 +237,11 @@ def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run
     written = "metrics.json, metrics.md, ranks.csv, viz/evaluation.png"
     print(f"written to {run.folder}: {written}; {stages}. Next: rclip_viz")
 
-# %% ../nbs/extras/evaluate.ipynb #00000028
+# %% ../nbs/extras/evaluate.ipynb #00000037
 def main(): run_command(rclip_eval)
 if __name__ == "__main__" and globals().get("__spec__"): main()
 
-# %% ../nbs/extras/evaluate.ipynb #0000002c
+# %% ../nbs/extras/evaluate.ipynb #0000003b
 _CARD = """---
 library_name: radiology_clip_mini
 license: {license}
@@ -267,7 +271,7 @@ The code is MIT. {terms}
 {trained}.
 """
 
-# %% ../nbs/extras/evaluate.ipynb #2a86195f
+# %% ../nbs/extras/evaluate.ipynb #0000003c
 _DRAWN = dict(license="mit", limit="It has never seen a real radiograph.", terms="The phantoms are drawn by that code.")
 _REAL = dict(license="other", limit="Trained on one collection; nothing is known about other hospitals, "
                                    "devices or groups of patients.",
@@ -293,7 +297,7 @@ def model_card(run:Path) -> str: # A run's folder, evaluated
         trained=f"Trained with seed {config['seed']}, {config['train']['epochs']} epochs at most, "
                 f"best epoch {info['best']['epoch']}; commit {info['git_commit']}, torch {info['versions']['torch']}")
 
-# %% ../nbs/extras/evaluate.ipynb #0000002d
+# %% ../nbs/extras/evaluate.ipynb #0000003e
 def push_to_hub(run:str|Path, # A run's folder, evaluated
                 repo_id:str, private:bool=True) -> str: # owner/name; returns its address
     "Uploads a run's best model with its card. Raises FileNotFoundError where the run has not been evaluated."

@@ -25,7 +25,7 @@ from .runs import load_run
 from .search import Gallery, Query, answer, file_query, make_gallery, phrase_query, study_query
 from .search import word_effects
 
-# %% ../nbs/extras/explorer.ipynb #00000009
+# %% ../nbs/extras/explorer.ipynb #0000000a
 def image_uri(image:Image.Image, form:str="JPEG") -> str:
     "An image as an address that holds it."
     file = io.BytesIO()
@@ -36,7 +36,7 @@ def heat_image(cam:np.ndarray) -> Image.Image: # (h, w) in [0, 1]
     "A heat map in the colours of `HEAT`, as transparent as it is low, so that the page may set how strong it is."
     return Image.fromarray(np.uint8(255 * np.dstack([HEAT(cam)[..., :3], cam])))
 
-# %% ../nbs/extras/explorer.ipynb #0000000a
+# %% ../nbs/extras/explorer.ipynb #0000000b
 def radiograph_html(pixels:np.ndarray, title:str, # (h, w) uint8, and words for those who cannot see it
                     cam:np.ndarray|None=None, # (h, w) in [0, 1]
                     right:bool=False, # Mark the patient's right, which is on the left of a frontal view
@@ -48,7 +48,7 @@ def radiograph_html(pixels:np.ndarray, title:str, # (h, w) uint8, and words for 
     mark = '<b aria-label="patient\'s right">R</b>' if right else ""
     return f'<figure><div>{picture}{heat}{mark}</div><figcaption>{title}</figcaption></figure>'
 
-# %% ../nbs/extras/explorer.ipynb #0000000c
+# %% ../nbs/extras/explorer.ipynb #0000000d
 def words_html(effects:list[tuple[str, float]]) -> str: # As `word_effects`
     "A report with the words that matter."
     most = max((abs(worth) for _, worth in effects), default=0) or 1
@@ -59,7 +59,7 @@ def words_html(effects:list[tuple[str, float]]) -> str: # As `word_effects`
         return f'<span style="{style}" title="{worth:+.3f}">{escape(word)}</span>'
     return " ".join(span(word, worth) for word, worth in effects)
 
-# %% ../nbs/extras/explorer.ipynb #00000013
+# %% ../nbs/extras/explorer.ipynb #00000015
 def query_map(gallery:Gallery, query:Query,
               pixels:np.ndarray, report:str, # (h, w) uint8, and what the map is for, where a radiograph asks
               view:str="frontal", # Whose mean picture in the gallery is compared with
@@ -69,7 +69,7 @@ def query_map(gallery:Gallery, query:Query,
     reference = gallery.means.get(view, gallery.means.get("frontal")) if method == "integrated" else None
     return grad_cam(gallery.model, pixels, query.text or report, query.minus, method, reference)
 
-# %% ../nbs/extras/explorer.ipynb #00000014
+# %% ../nbs/extras/explorer.ipynb #00000016
 def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
     "Radiographs, and below them the same with their maps."
     fig = Picture(2.3*len(found), 5.3)
@@ -80,6 +80,7 @@ def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], 
         show_radiograph(ax, pixels, query_map(gallery, query, pixels, "", view, method), view=view)
     return fig
 
+# %% ../nbs/extras/explorer.ipynb #00000017
 def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
     "The map for the nearest report, the radiograph itself, and the reports."
     view, pixels = next(iter(query.views.items()))
@@ -92,7 +93,7 @@ def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float
     _show_answers(answers, gallery, query, found)
     return fig
 
-# %% ../nbs/extras/explorer.ipynb #00000015
+# %% ../nbs/extras/explorer.ipynb #00000019
 def answer_figure(gallery:Gallery, query:Query, # Whom to ask, and what
                   k:int=4, finding:str|None=None, # How many answers; only studies with this finding, all for None
                   method:str="integrated", # One of `METHODS`
@@ -104,7 +105,7 @@ def answer_figure(gallery:Gallery, query:Query, # Whom to ask, and what
     fig.suptitle(textwrap.fill(query.name, 30*len(found)), fontsize=9, parse_math=False)
     return fig
 
-# %% ../nbs/extras/explorer.ipynb #0000001b
+# %% ../nbs/extras/explorer.ipynb #0000001e
 _STYLE = (
     "<style>.rclip .widget-html-content {line-height: 1.4} .rclip figure {margin: 0 0 4px}"
     ".rclip figure > div {position: relative; line-height: 0} .rclip figure img {width: 100%; border-radius: 3px}"
@@ -117,7 +118,7 @@ _STYLE = (
     ".rclip .views {grid-template-columns: repeat(auto-fill, minmax(min(240px, 44vw), 1fr))}"
     ".rclip .error {border-left: 4px solid #d33; padding: 4px 8px}</style>")
 
-# %% ../nbs/extras/explorer.ipynb #0000001c
+# %% ../nbs/extras/explorer.ipynb #0000001f
 class Explorer:
     "Widgets over a gallery: ask by a phrase or by a radiograph, and open what is found."
     def __init__(self, gallery:Gallery, k:int=4): # `make_gallery(run.model, run.data)`, and how many results at first
@@ -132,7 +133,7 @@ class Explorer:
 
     def _repr_mimebundle_(self, **kwargs): return self.widget._repr_mimebundle_(**kwargs)
 
-# %% ../nbs/extras/explorer.ipynb #0000001e
+# %% ../nbs/extras/explorer.ipynb #00000021
 _LABELLED = dict(style=dict(description_width="5.5em"))
 
 @patch
@@ -146,6 +147,7 @@ def _make_questions(self:Explorer, w) -> None:
     self.any.layout.width = "5em"
     self.upload = w.FileUpload(accept=".png,.jpg,.jpeg,.dcm", description="your own", tooltip="PNG, JPEG or DICOM")
 
+# %% ../nbs/extras/explorer.ipynb #00000022
 @patch
 def _make_settings(self:Explorer, w, k:int) -> None:
     n, findings = len(self.gallery), self.gallery.findings.items()
@@ -158,7 +160,7 @@ def _make_settings(self:Explorer, w, k:int) -> None:
     self.method = w.Dropdown(description="map by", options=methods, tooltip="how the heat map is made", **_LABELLED)
     self.export = w.Button(description="save figure", icon="download", tooltip="the answer as a PNG")
 
-# %% ../nbs/extras/explorer.ipynb #0000001f
+# %% ../nbs/extras/explorer.ipynb #00000024
 @patch
 def _make_outputs(self:Explorer, w) -> None:
     self.message, self.heading, self.views, self.report, self.link, self.strength = (w.HTML() for _ in range(6))
@@ -168,6 +170,7 @@ def _make_outputs(self:Explorer, w) -> None:
     columns = "repeat(auto-fill, minmax(135px, 1fr))"
     self.grid = w.GridBox(self.places, layout=w.Layout(grid_template_columns=columns, grid_gap="8px", width="100%"))
 
+# %% ../nbs/extras/explorer.ipynb #00000025
 @patch
 def _lay_out(self:Explorer, w) -> None:
     def line(*boxes): return w.Box(boxes, layout=w.Layout(flex_flow="row wrap", align_items="center"))
@@ -178,7 +181,7 @@ def _lay_out(self:Explorer, w) -> None:
     self.widget = w.VBox([w.HTML(_STYLE), *questions, settings, *answers, *below])
     self.widget.add_class("rclip").add_class(f"rclip-{id(self)}")
 
-# %% ../nbs/extras/explorer.ipynb #00000021
+# %% ../nbs/extras/explorer.ipynb #00000027
 @patch
 def ask(self:Explorer, query:Query) -> None:
     "Shows the answers and opens the first. Raises ValueError where there is none; the page then stays as it was."
@@ -192,7 +195,7 @@ def ask(self:Explorer, query:Query) -> None:
     for n, (i, score) in enumerate(found): self._fill(n, i, score)
     self.open(0)
 
-# %% ../nbs/extras/explorer.ipynb #00000022
+# %% ../nbs/extras/explorer.ipynb #00000028
 @patch
 def _remember(self:Explorer, query:Query) -> None:
     "Adds a new question at the head of the list, and chooses it there; an old one keeps its place."
@@ -202,6 +205,7 @@ def _remember(self:Explorer, query:Query) -> None:
         if new: self.history.options = list(reversed(self.asked))
         self.history.value = query.name
 
+# %% ../nbs/extras/explorer.ipynb #00000029
 @patch
 def _fill(self:Explorer, n:int, i:int, score:float) -> None:
     "The n-th card shows study i."
@@ -215,7 +219,7 @@ def _fill(self:Explorer, n:int, i:int, score:float) -> None:
     self.buttons[n].tooltip = f"open study {study['study_id']}" + (", the true match" if own else "")
     self.places[n].layout.display = "flex"
 
-# %% ../nbs/extras/explorer.ipynb #00000024
+# %% ../nbs/extras/explorer.ipynb #0000002b
 @patch
 def open(self:Explorer, n:int) -> None:
     "Shows the n-th answer: its views with the heat map, its report with the words that matter."
@@ -245,7 +249,7 @@ def _show_words(self:Explorer, study:dict, score:float) -> None:
     legend = "Orange, underlined: drew the report nearer to the question. Blue: held it off."
     self.report.value = f"{head}{words}<br><small>{legend}</small>"
 
-# %% ../nbs/extras/explorer.ipynb #00000025
+# %% ../nbs/extras/explorer.ipynb #0000002c
 @patch
 def _mapped(self:Explorer, pixels:np.ndarray, view:str, report:str) -> str:
     "A view with its heat map; without it, and with the reason as a message, where the encoder has none."
@@ -255,6 +259,7 @@ def _mapped(self:Explorer, pixels:np.ndarray, view:str, report:str) -> str:
     about = self.query.name if self.query.text else "this report"
     return radiograph_html(pixels, f"{view}, map for {about}", cam, view == "frontal")
 
+# %% ../nbs/extras/explorer.ipynb #0000002d
 @patch
 def save_figure(self:Explorer) -> None:
     "Offers the answer as a picture to download. Raises ValueError where nothing was asked."
@@ -264,11 +269,12 @@ def save_figure(self:Explorer) -> None:
     address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     self.link.value = f'<a download="{name}" href="{address}">{name} ({len(png)/1000:.0f} kB)</a>'
 
-# %% ../nbs/extras/explorer.ipynb #00000027
+# %% ../nbs/extras/explorer.ipynb #0000002f
 @patch
 def _say(self:Explorer, error:Exception) -> None:
     self.message.value = f'<div class="error" role="alert">{escape(str(error))}</div>'
 
+# %% ../nbs/extras/explorer.ipynb #00000030
 @patch
 def _try(self:Explorer, action, *args) -> None:
     "Does something; an error becomes a message."
@@ -276,13 +282,14 @@ def _try(self:Explorer, action, *args) -> None:
     try: action(*args)
     except (ValueError, OSError) as e: self._say(e)
 
-# %% ../nbs/extras/explorer.ipynb #00000028
+# %% ../nbs/extras/explorer.ipynb #00000032
 @patch
 def _ask_any(self:Explorer) -> None:
     "A radiograph at random asks, one with the finding that is chosen."
     among = self.gallery.findings.get(self.finding.value, np.ones(len(self.gallery), bool))
     self.ask(study_query(self.gallery, int(np.random.choice(np.flatnonzero(among)))))
 
+# %% ../nbs/extras/explorer.ipynb #00000033
 @patch
 def _ask_file(self:Explorer, files:tuple) -> None:
     "An uploaded radiograph asks. The widget is emptied, so that the same file can come again."
@@ -290,7 +297,7 @@ def _ask_file(self:Explorer, files:tuple) -> None:
     self.upload.value = ()
     self.ask(file_query(self.gallery, files[0]["name"], files[0]["content"]))
 
-# %% ../nbs/extras/explorer.ipynb #00000029
+# %% ../nbs/extras/explorer.ipynb #00000034
 @patch
 def _listen(self:Explorer) -> None:
     "Ties the widgets to what they do."
@@ -314,7 +321,7 @@ def _listen(self:Explorer) -> None:
     on_click(self.export, self.save_figure)
     for n, button in enumerate(self.buttons): on_click(button, self.open, n)
 
-# %% ../nbs/extras/explorer.ipynb #00000036
+# %% ../nbs/extras/explorer.ipynb #00000041
 def _gallery(ckpt:str|None, results_dir:str, source:str|None, split:str) -> Gallery:
     "The gallery of a run. Raises ValueError for a split that is none."
     if split not in (*SPLITS, "all"):
@@ -322,6 +329,7 @@ def _gallery(ckpt:str|None, results_dir:str, source:str|None, split:str) -> Gall
     run = load_run(ckpt, results_dir, source)
     return make_gallery(run.model, run.data, None if split == "all" else split)
 
+# %% ../nbs/extras/explorer.ipynb #00000042
 def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
             results_dir:str="results", # Where runs are kept
             source:str|None=None, # Where the data lies now, if elsewhere than in training
@@ -330,7 +338,7 @@ def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's 
     "An explorer over the studies of a run."
     return Explorer(_gallery(ckpt, results_dir, source, split))
 
-# %% ../nbs/extras/explorer.ipynb #0000003a
+# %% ../nbs/extras/explorer.ipynb #00000047
 def _write_page(folder:str, settings:dict) -> Path: # Of `explore`
     "A notebook that shows the explorer, from the folder in which the command was called."
     code = ["import os", "from IPython.display import clear_output", "from radiology_clip_mini.explorer import explore",
@@ -346,13 +354,14 @@ def _write_page(folder:str, settings:dict) -> Path: # Of `explore`
     path.write_text(json.dumps(notebook), encoding="utf-8")
     return path
 
-# %% ../nbs/extras/explorer.ipynb #0000003e
+# %% ../nbs/extras/explorer.ipynb #0000004b
 def _options(page:Path, port:int, no_browser:bool) -> list[str]:
     "The words after `voila`, which win over its configuration files."
     served = "--Voila.ip=127.0.0.1", f"--Voila.port={port}", f"--Voila.open_browser={not no_browser}"
     culled = "--MappingKernelManager.cull_interval=60", "--MappingKernelManager.cull_idle_timeout=600"
     return [str(page), *served, *culled]
 
+# %% ../nbs/extras/explorer.ipynb #0000004c
 _SERVED = dict(config_file_paths=[], tornado_settings=dict(allow_remote_access=False, websocket_max_message_size=2**28))
 
 def _voila():
@@ -363,7 +372,7 @@ def _voila():
                          "In a notebook, radiology_clip_mini.explorer.explore() does without") from e
     return Voila
 
-# %% ../nbs/extras/explorer.ipynb #00000042
+# %% ../nbs/extras/explorer.ipynb #00000050
 def rclip_app(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
               source:str|None=None, # Where the data lies now, if elsewhere than in training
@@ -379,6 +388,6 @@ def rclip_app(ckpt:str|None=None, # A run's best or last folder; the latest run'
     with tempfile.TemporaryDirectory() as folder:
         voila.launch_instance(_options(_write_page(folder, settings), port, no_browser), **_SERVED)
 
-# %% ../nbs/extras/explorer.ipynb #00000043
+# %% ../nbs/extras/explorer.ipynb #00000051
 def main(): run_command(rclip_app)
 if __name__ == "__main__" and globals().get("__spec__"): main()

@@ -29,13 +29,14 @@ from .report import HEAT, Picture, figure_png
 from .runs import Run, load_run
 from .search import Gallery, Query, answer, make_gallery, mean_pictures, rank_of, study_query
 
-# %% ../nbs/05_gradcam.ipynb #0000000b
+# %% ../nbs/05_gradcam.ipynb #00000011
 CELLS = dict(grad_cam=7, hires_cam=7, grad_cam_pp=7, integrated=24, patches=1) # The least height of each method's map
 METHODS = tuple(CELLS)
 
 def _has_convolution(part:nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in part.modules())
 
+# %% ../nbs/05_gradcam.ipynb #00000012
 def _parts(encoder:nn.Module) -> list[nn.Module]:
     "The encoder's parts with convolutions, and the members of those that are sequences."
     parts = list(encoder.children())
@@ -43,7 +44,7 @@ def _parts(encoder:nn.Module) -> list[nn.Module]:
         if isinstance(part, nn.Sequential): parts += part
     return [part for part in parts if _has_convolution(part)]
 
-# %% ../nbs/05_gradcam.ipynb #0000000c
+# %% ../nbs/05_gradcam.ipynb #00000013
 def _embed_with_map(model:CLIPMini,
                     images:torch.Tensor, # (n, 3, h, w), or (n, v, 3, h, w) with v views a study
                     present:torch.Tensor|None=None, # (n, v) bool, which views are there
@@ -63,12 +64,13 @@ def _embed_with_map(model:CLIPMini,
     fine = [found for found in maps if min(found[0].shape[2:]) >= cells]
     return emb, *(fine[-1] if fine else maps[0])
 
-# %% ../nbs/05_gradcam.ipynb #00000011
+# %% ../nbs/05_gradcam.ipynb #00000019
 def _pp_weights(maps:torch.Tensor, grads:torch.Tensor) -> torch.Tensor: # (n, c, 1, 1)
     "The weights of Grad-CAM++, its fraction divided by the squared gradient."
     g = F.relu(grads)
     return (g / (2 + g * F.relu(maps).sum((2, 3), keepdim=True))).sum((2, 3), keepdim=True)
 
+# %% ../nbs/05_gradcam.ipynb #0000001a
 def _weigh(method:str, maps:torch.Tensor, grads:torch.Tensor) -> torch.Tensor: # (n, c, h', w') to (n, h', w')
     "What speaks for the score, cell by cell."
     weights = grads
@@ -76,7 +78,7 @@ def _weigh(method:str, maps:torch.Tensor, grads:torch.Tensor) -> torch.Tensor: #
     if method == "grad_cam_pp": weights = _pp_weights(maps, grads)
     return F.relu((weights * maps).sum(1))
 
-# %% ../nbs/05_gradcam.ipynb #00000017
+# %% ../nbs/05_gradcam.ipynb #00000020
 def _changes(model:CLIPMini, images:torch.Tensor, texts:torch.Tensor, present:torch.Tensor|None, cells:int,
              reference:torch.Tensor, steps:int) -> tuple[torch.Tensor, torch.Tensor]:
     "For some images, all points on their ways at once: the change of the map, and the mean gradient."
@@ -92,7 +94,7 @@ def _changes(model:CLIPMini, images:torch.Tensor, texts:torch.Tensor, present:to
     slopes, = torch.autograd.grad((emb * texts.repeat(steps, 1)).sum(), points)
     return end - start, slopes.unflatten(0, (steps, -1)).mean(0)
 
-# %% ../nbs/05_gradcam.ipynb #96976e74
+# %% ../nbs/05_gradcam.ipynb #00000021
 def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, present:torch.Tensor|None, cells:int,
                 reference:torch.Tensor, steps:int=8, # (3, h, w) normalised, or (v, 3, h, w); points on the way
                ) -> tuple[torch.Tensor, torch.Tensor]: # (k, c, h', w') each
@@ -105,7 +107,7 @@ def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, pres
     changes, slopes = zip(*found)
     return torch.cat(changes), torch.cat(slopes)
 
-# %% ../nbs/05_gradcam.ipynb #0000001c
+# %% ../nbs/05_gradcam.ipynb #00000026
 @torch.no_grad()
 def _patch_maps(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor) -> torch.Tensor: # (n, h', w')
     "The cosine of each cell of the last map with the text, 0 if negative; ValueError where it is not averaged."
@@ -116,7 +118,7 @@ def _patch_maps(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor) -> t
                          "the method patches needs an image_encoder that does, such as resnet18")
     return F.relu((project(maps.movedim(1, -1)) * text_emb[..., None, None, :]).sum(-1))
 
-# %% ../nbs/05_gradcam.ipynb #0000001f
+# %% ../nbs/05_gradcam.ipynb #00000029
 def similarity_maps(model:CLIPMini, # In evaluation mode
                     images:torch.Tensor, # (n, 3, h, w) normalised, or (n, v, 3, h, w) with v views a study
                     text_emb:torch.Tensor, # (d,), or (n, d) for a text each; a vector, or the difference of two
@@ -142,7 +144,7 @@ def similarity_maps(model:CLIPMini, # In evaluation mode
             grads, = torch.autograd.grad((emb * text_emb).sum(), maps)
     return _weigh(method, maps, grads).detach()
 
-# %% ../nbs/05_gradcam.ipynb #00000020
+# %% ../nbs/05_gradcam.ipynb #0000002b
 def _cams(model:CLIPMini, images:torch.Tensor, text:str, minus:str|None, method:str,
           reference:torch.Tensor|None, present:torch.Tensor|None=None) -> np.ndarray: # (k, h, w) ≥ 0
     "Maps of the images of one study, in shares of the score; the model's mode is given back as it was."
@@ -156,11 +158,12 @@ def _cams(model:CLIPMini, images:torch.Tensor, text:str, minus:str|None, method:
     finally: model.train(training)
     return F.interpolate(cams[:, None], images.shape[-2:], mode="bilinear")[:, 0].cpu().numpy()
 
+# %% ../nbs/05_gradcam.ipynb #0000002c
 def _one_scale(cams:np.ndarray) -> np.ndarray: # The same shape, in [0, 1]
     "Maps with the largest value of them all as 1."
     return cams / max(cams.max(), 1e-12)
 
-# %% ../nbs/05_gradcam.ipynb #00000021
+# %% ../nbs/05_gradcam.ipynb #0000002d
 def _as_image(model:CLIPMini, picture:np.ndarray|torch.Tensor) -> torch.Tensor: # (3, h, w) normalised, on its device
     "A picture (h, w) uint8, or (3, h, w) already normalised. Raises ValueError for other shapes."
     x = torch.as_tensor(picture)
@@ -169,6 +172,7 @@ def _as_image(model:CLIPMini, picture:np.ndarray|torch.Tensor) -> torch.Tensor: 
         raise ValueError(f"expected an image (h, w) or (3, h, w); got {tuple(x.shape)}")
     return x.to(model.device)
 
+# %% ../nbs/05_gradcam.ipynb #0000002e
 def phrase_cams(model:CLIPMini, # Its mode is given back as it was
                 image:np.ndarray|torch.Tensor, # (h, w) uint8, or (3, h, w) float already normalised
                 texts:list[tuple[str, str|None]], # t texts, each with one to subtract, or None
@@ -185,7 +189,7 @@ def phrase_cams(model:CLIPMini, # Its mode is given back as it was
     cams = [_cams(model, image[None], text, minus, method, reference)[0] for text, minus in texts]
     return _one_scale(np.stack(cams))
 
-# %% ../nbs/05_gradcam.ipynb #0285f740
+# %% ../nbs/05_gradcam.ipynb #0000002f
 def grad_cam(model:CLIPMini, # Its mode is given back as it was
              image:np.ndarray|torch.Tensor, # (h, w) uint8, or (3, h, w) float already normalised
              text:str, minus:str|None=None, # Any words, and words to subtract: the map is for the difference
@@ -195,7 +199,7 @@ def grad_cam(model:CLIPMini, # Its mode is given back as it was
     "Text-conditioned Grad-CAM (arXiv:1610.02391) or a relative. ValueError for other shapes, methods, transformers."
     return phrase_cams(model, image, [(text, minus)], method, reference)[0]
 
-# %% ../nbs/05_gradcam.ipynb #0000002d
+# %% ../nbs/05_gradcam.ipynb #0000003d
 def study_cams(model:CLIPMini, data:StudyData, row:int, # Which study of the data
                text:str, minus:str|None=None, # Any words, and words to subtract
                method:str="grad_cam", # One of `METHODS`
@@ -211,7 +215,7 @@ def study_cams(model:CLIPMini, data:StudyData, row:int, # Which study of the dat
     cams = _one_scale(_cams(model, images, text, minus, method, reference, present))
     return {VIEWS[v]: cam for v, cam in zip(shown[shown >= 0], cams)}
 
-# %% ../nbs/05_gradcam.ipynb #00000036
+# %% ../nbs/05_gradcam.ipynb #00000047
 def show_radiograph(ax:Axes, # Where to draw
                     pixels:np.ndarray, cam:np.ndarray|None=None, # (h, w) uint8, and a map (h, w) in [0, 1]
                     title:str="", boxes:tuple=(), # Wrapped to fit; each (x0, y0, x1, y1) in pixels
@@ -228,14 +232,14 @@ def show_radiograph(ax:Axes, # Where to draw
     ax.set(xticks=[], yticks=[])
     return ax
 
-# %% ../nbs/05_gradcam.ipynb #00000037
+# %% ../nbs/05_gradcam.ipynb #00000048
 def _heat_bar(fig:Figure, axes) -> None:
     "The colour bar of some maps, over mid-grey."
     bar = fig.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, shrink=.7, label="speaks for the text")
     bar.solids.set_edgecolor("face")
     bar.ax.set_facecolor("grey")
 
-# %% ../nbs/05_gradcam.ipynb #00000038
+# %% ../nbs/05_gradcam.ipynb #0000004a
 METHOD_NAMES = dict(integrated="against the mean", grad_cam="Grad-CAM", hires_cam="HiResCAM",
                     grad_cam_pp="Grad-CAM++", patches="patches")
 
@@ -247,7 +251,7 @@ def _cosine(model:CLIPMini, pixels:np.ndarray, text:str, minus:str|None) -> floa
     cosines = text_emb @ image_emb
     return float(cosines[0] if minus is None else cosines[0] - cosines[1])
 
-# %% ../nbs/05_gradcam.ipynb #44021f0d
+# %% ../nbs/05_gradcam.ipynb #0000004b
 def gradcam_figure(model:CLIPMini, pixels:np.ndarray, # A model with convolutions, in evaluation mode; (h, w) uint8
                    texts:list[str|tuple[str, str]], # A map for each; a pair is a text and one to subtract
                    boxes:list=(), # For each text its boxes, each (x0, y0, x1, y1) in pixels
@@ -269,7 +273,7 @@ def gradcam_figure(model:CLIPMini, pixels:np.ndarray, # A model with convolution
     _heat_bar(fig, grid[:, 1:].ravel().tolist())
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #0000003e
+# %% ../nbs/05_gradcam.ipynb #0000004f
 def _show_report(ax:Axes, text:str, title:str="") -> None:
     "A report as wrapped text."
     report = textwrap.fill(text, 30, max_lines=13)
@@ -277,19 +281,20 @@ def _show_report(ax:Axes, text:str, title:str="") -> None:
     ax.set_title(textwrap.fill(title, 30, max_lines=3), fontsize=8, parse_math=False)
     ax.set(xticks=[], yticks=[])
 
+# %% ../nbs/05_gradcam.ipynb #00000050
 def _frame(ax:Axes, is_match:bool) -> None:
     "A green frame for the true match, a thin grey one otherwise."
     colour, width = ("limegreen", 4) if is_match else ("lightgrey", 1)
     for spine in ax.spines.values(): spine.set(visible=True, color=colour, linewidth=width)
 
-# %% ../nbs/05_gradcam.ipynb #00000040
+# %% ../nbs/05_gradcam.ipynb #00000051
 def own_rank(gallery:Gallery, query:Query) -> str:
     "Where the study that asks stands among the answers, as ranks.csv has it; empty for a question from outside."
     if query.place is None: return ""
     own = "radiograph" if query.text else "report"
     return f"own {own}: rank {rank_of(gallery.corpus, query.column, query.emb, query.place):g} of {len(gallery):,}"
 
-# %% ../nbs/05_gradcam.ipynb #00000041
+# %% ../nbs/05_gradcam.ipynb #00000053
 def _show_question(ax:Axes, gallery:Gallery, query:Query) -> None:
     "What asks, with the rank of its own answer."
     title = ", ".join(filter(None, [query.name, own_rank(gallery, query)]))
@@ -297,6 +302,7 @@ def _show_question(ax:Axes, gallery:Gallery, query:Query) -> None:
     view, pixels = next(iter(query.views.items()))
     show_radiograph(ax, pixels, title=title, view=view)
 
+# %% ../nbs/05_gradcam.ipynb #00000054
 def _show_answers(axes, gallery:Gallery, query:Query, found:list[tuple[int, float]]) -> None:
     "What is found, the true match framed green."
     for ax, (i, score) in zip(axes, found):
@@ -306,7 +312,7 @@ def _show_answers(axes, gallery:Gallery, query:Query, found:list[tuple[int, floa
         else: _show_report(ax, study["text"], cosine)
         _frame(ax, i == query.place)
 
-# %% ../nbs/05_gradcam.ipynb #00000042
+# %% ../nbs/05_gradcam.ipynb #00000055
 def retrieval_grid(gallery:Gallery, i:int=0, k:int=4) -> Figure: # Which study asks, and how many results a row has
     "A study's radiograph with its k nearest reports, and its report with its k nearest radiographs."
     k = min(k, len(gallery))
@@ -317,25 +323,26 @@ def retrieval_grid(gallery:Gallery, i:int=0, k:int=4) -> Figure: # Which study a
         _show_answers(others, gallery, query, answer(gallery, query, k))
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #00000049
+# %% ../nbs/05_gradcam.ipynb #0000005c
 def _pick_study(gallery:Gallery, study_id:str|None) -> int:
     "The place of a study in the gallery; without an id, the first with three findings, or with the most below three."
     if study_id is not None: return gallery.find(study_id)
     return max(range(len(gallery)), key=lambda i: min(3, len(gallery.study(i)["labels"])))
 
-# %% ../nbs/05_gradcam.ipynb #0000004a
+# %% ../nbs/05_gradcam.ipynb #0000005d
 def study_phrases(study:dict) -> list[str]: # A row of the studies
     "Up to three phrases to ask about a study: its findings, or else its first sentences."
     findings = [label for label in study["labels"] if label != "other"]
     return findings[:3] or sentences(study["text"])[:3]
 
+# %% ../nbs/05_gradcam.ipynb #0000005e
 def finding_boxes(gallery:Gallery, i:int, texts:list[str]) -> list[list[tuple]]: # For each text, (x0, y0, x1, y1)
     "Where the source has drawn each finding on the i-th radiograph, in pixels, if it says so."
     drawn = [box for box in gallery.study(i).get("boxes") or [] if box["view"] == gallery.view(i)]
     def corners(text): return [(b["x0"], b["y0"], b["x1"], b["y1"]) for b in drawn if b["label"] == text]
     return [corners(text) for text in texts]
 
-# %% ../nbs/05_gradcam.ipynb #0000004d
+# %% ../nbs/05_gradcam.ipynb #00000061
 def visualise_run(run:Run, study:str|None=None) -> list[Path]: # Which test study; if None, one with three findings
     "Writes viz/retrieval_grid.png and viz/gradcam_example.png into the run's folder; returns their paths."
     gallery = make_gallery(run.model, run.data)
@@ -350,7 +357,7 @@ def visualise_run(run:Run, study:str|None=None) -> list[Path]: # Which test stud
     (folder/"gradcam_example.png").write_bytes(figure_png(maps))
     return [folder/"retrieval_grid.png", folder/"gradcam_example.png"]
 
-# %% ../nbs/05_gradcam.ipynb #0000004c
+# %% ../nbs/05_gradcam.ipynb #00000062
 def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
               source:str|None=None, # Where the data lies now, if elsewhere than in training
@@ -364,6 +371,6 @@ def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run'
     stages.done("drawing")
     print(f"{stages}. Next: open the pictures, or explore the model with rclip_app (pip install '.[app]')")
 
-# %% ../nbs/05_gradcam.ipynb #0000004e
+# %% ../nbs/05_gradcam.ipynb #00000063
 def main(): run_command(rclip_viz)
 if __name__ == "__main__" and globals().get("__spec__"): main()

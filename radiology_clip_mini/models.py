@@ -30,7 +30,7 @@ from .cache import VIEWS
 from .command import progress
 from .data import StudyData, TokenTable, in_order, normalise
 
-# %% ../nbs/01_models.ipynb #0000000a
+# %% ../nbs/01_models.ipynb #0000000e
 @dataclass
 class ModelConfig:
     "Which encoders, and what comes out of them."
@@ -43,7 +43,7 @@ class ModelConfig:
     fusion: Literal["mean", "gate"] = "mean" # How two views of a study become one embedding, with data.views both
     max_length: int = 128 # Tokens after which a text is cut; IU X-Ray's reports rarely reach 100
 
-# %% ../nbs/01_models.ipynb #0000000d
+# %% ../nbs/01_models.ipynb #00000011
 def _cut_head(net:nn.Module) -> tuple[str, int]:
     "Replaces the last linear layer with nothing; its name, and how many features came into it."
     linear = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Linear)]
@@ -53,14 +53,14 @@ def _cut_head(net:nn.Module) -> tuple[str, int]:
     net.set_submodule(name, nn.Identity())
     return name, head.in_features
 
-# %% ../nbs/01_models.ipynb #00000011
+# %% ../nbs/01_models.ipynb #00000015
 def _drop_auxiliary(net:nn.Module) -> None:
     "Removes the auxiliary classifiers, which only act in training."
     for name in ("aux1", "aux2", "AuxLogits"):
         if hasattr(net, name): setattr(net, name, None)
     if hasattr(net, "aux_logits"): net.aux_logits = False
 
-# %% ../nbs/01_models.ipynb #00000013
+# %% ../nbs/01_models.ipynb #00000017
 @contextmanager
 def _explained(error:type, message:str, kinds:type|tuple=Exception):
     "What goes wrong inside, raised as `error` with `message` and the first line of the reason."
@@ -69,6 +69,7 @@ def _explained(error:type, message:str, kinds:type|tuple=Exception):
         reason = str(e).partition("\n")[0]
         raise error(f"{message} ({type(e).__name__}: {reason})") from e
 
+# %% ../nbs/01_models.ipynb #00000018
 def _read_tensors(path:str|Path) -> dict[str, torch.Tensor]:
     "The tensors in a .safetensors or .pth file. Never runs code from the file."
     if not Path(path).is_file():
@@ -77,7 +78,7 @@ def _read_tensors(path:str|Path) -> dict[str, torch.Tensor]:
         if Path(path).suffix == ".safetensors": return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
 
-# %% ../nbs/01_models.ipynb #00000014
+# %% ../nbs/01_models.ipynb #00000019
 def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
     "Fills `net` from a file; all of it, or ValueError."
     tensors = {k: v for k, v in _read_tensors(path).items() if not k.startswith(f"{head}.")}
@@ -89,7 +90,7 @@ def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
                          f"tensors are missing, left over or of another shape, such as {wrong[0]}")
     net.load_state_dict(tensors)
 
-# %% ../nbs/01_models.ipynb #00000015
+# %% ../nbs/01_models.ipynb #0000001a
 def image_encoder(name:str, weights:str="none", # A torchvision classifier; "imagenet", "none" or a file
                  ) -> tuple[nn.Module, int]:
     "A network from (n, 3, h, w) images to (n, width) features, and that width. Raises ValueError or OSError."
@@ -105,13 +106,13 @@ def image_encoder(name:str, weights:str="none", # A torchvision classifier; "ima
     if weights not in ("imagenet", "none"): _load_tensors(net, weights, head)
     return net, width
 
-# %% ../nbs/01_models.ipynb #0000001d
+# %% ../nbs/01_models.ipynb #00000022
 def masked_mean(hidden:torch.Tensor, attention_mask:torch.Tensor) -> torch.Tensor:
     "The mean (n, width) of vectors (n, length, width) over real tokens; the mask (n, length) is 0 for padding."
     mask = attention_mask[..., None].to(hidden.dtype)
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
-# %% ../nbs/01_models.ipynb #00000020
+# %% ../nbs/01_models.ipynb #00000025
 SCRATCH = dict(dim=256, n_layers=2, n_heads=4, hidden_dim=512, max_position_embeddings=512,
                dropout=0., attention_dropout=0.)
 _SPECIAL = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
@@ -125,7 +126,7 @@ def _learn_pieces(texts:list[str], n:int) -> list[str]:
     pieces = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
     return [*_SPECIAL.values(), *pieces, *(f"##{p}" for p in pieces)]
 
-# %% ../nbs/01_models.ipynb #00000021
+# %% ../nbs/01_models.ipynb #00000026
 def learn_tokenizer(texts:list[str], n_pieces:int=2000, # The training texts; pieces of words, at most
                    ) -> PreTrainedTokenizerFast:
     "A lower-case WordPiece tokenizer with BERT's special tokens, its vocabulary learned from `texts`."
@@ -138,7 +139,7 @@ def learn_tokenizer(texts:list[str], n_pieces:int=2000, # The training texts; pi
     tok.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(tokenizer_object=tok, **_SPECIAL)
 
-# %% ../nbs/01_models.ipynb #00000025
+# %% ../nbs/01_models.ipynb #0000002a
 def _scratch_encoder(texts:list[str]|None) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     if not texts:
         raise ValueError("text_encoder 'scratch' learns its vocabulary from the training texts: CLIPMini(…, texts)")
@@ -146,7 +147,7 @@ def _scratch_encoder(texts:list[str]|None) -> tuple[nn.Module, PreTrainedTokeniz
     config = DistilBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SCRATCH)
     return DistilBertModel(config), tokenizer
 
-# %% ../nbs/01_models.ipynb #00000026
+# %% ../nbs/01_models.ipynb #0000002b
 def text_encoder(name:str, texts:list[str]|None=None, # A hub name, a folder, or "scratch", which needs texts
                 ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     "An encoder whose `last_hidden_state` is (n, length, width), and its tokenizer. Raises OSError if not found."
@@ -156,7 +157,7 @@ def text_encoder(name:str, texts:list[str]|None=None, # A hub name, a folder, or
         net = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, weights_only=True)
         return net, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
-# %% ../nbs/01_models.ipynb #0000002c
+# %% ../nbs/01_models.ipynb #00000031
 class ViewFusion(nn.Module):
     "One embedding for a study from those of its views."
     def __init__(self, embed_dim:int, kind:str): # kind: mean or gate
@@ -173,7 +174,7 @@ class ViewFusion(nn.Module):
         fused = (weights[..., None] * views).sum(1)
         return torch.where(present.sum(1, keepdim=True) == 1, fused, F.normalize(fused, dim=-1))
 
-# %% ../nbs/01_models.ipynb #00000031
+# %% ../nbs/01_models.ipynb #00000036
 class CLIPMini(nn.Module):
     "A radiograph encoder and a report encoder with a shared space of `embed_dim` dimensions."
     def __init__(self, config:ModelConfig,
@@ -197,13 +198,13 @@ class CLIPMini(nn.Module):
     @property
     def device(self) -> torch.device: return self.logit_scale.device
 
-# %% ../nbs/01_models.ipynb #00000033
+# %% ../nbs/01_models.ipynb #00000038
 @patch
 def preprocess(self:CLIPMini, pixels:np.ndarray|torch.Tensor) -> torch.Tensor:
     "Grey bytes (…, h, w) as images (…, 3, h, w) for `encode_image`, on the model's device."
     return normalise(torch.as_tensor(pixels).to(self.device))
 
-# %% ../nbs/01_models.ipynb #00000035
+# %% ../nbs/01_models.ipynb #0000003a
 @patch
 def encode_image(self:CLIPMini,
                  images:torch.Tensor, # (n, 3, h, w) from `preprocess`, or (n, v, 3, h, w) with v views a study
@@ -220,19 +221,20 @@ def encode_image(self:CLIPMini,
     views[present] = found
     return self.fusion(views, present)
 
-# %% ../nbs/01_models.ipynb #00000037
+# %% ../nbs/01_models.ipynb #0000003c
 @patch
 def token_table(self:CLIPMini, texts:list[str]) -> TokenTable:
     "The tokens of all `texts`, each cut at `max_length`; `table[rows]` pads those of some rows."
     tokens = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_length)
     return TokenTable(tokens["input_ids"], self.tokenizer.pad_token_id)
 
+# %% ../nbs/01_models.ipynb #0000003d
 @patch
 def tokenize(self:CLIPMini, texts:list[str]) -> dict[str, torch.Tensor]:
     "input_ids and attention_mask, (n, longest text)."
     return self.token_table(texts)[np.arange(len(texts))]
 
-# %% ../nbs/01_models.ipynb #00000039
+# %% ../nbs/01_models.ipynb #0000003f
 GROUPS = 4 # Of a batch's texts, by length
 
 @patch
@@ -246,25 +248,26 @@ def text_features(self:CLIPMini, tokens:dict) -> torch.Tensor: # (n, width)
         found.append(masked_mean(self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask))
     return torch.cat(found)[order.argsort()]
 
-# %% ../nbs/01_models.ipynb #0000003a
+# %% ../nbs/01_models.ipynb #00000040
 @patch
 def encode_text(self:CLIPMini, texts:list[str]|dict) -> torch.Tensor:
     "Texts, or their tokens as `tokenize` gives them, as (n, embed_dim) unit rows."
     tokens = self.tokenize(texts) if isinstance(texts, list) else texts
     return F.normalize(self.text_projection(self.text_features(tokens)), dim=-1)
 
-# %% ../nbs/01_models.ipynb #00000042
+# %% ../nbs/01_models.ipynb #00000048
 @patch
 def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict, present:torch.Tensor|None=None) -> tuple:
     "Image and text embeddings, each (n, embed_dim) unit rows."
     return self.encode_image(images, present), self.encode_text(texts)
 
-# %% ../nbs/01_models.ipynb #00000046
+# %% ../nbs/01_models.ipynb #0000004c
 def _first_half(net:nn.Module) -> list[nn.Module]:
     "The first half of the modules that hold parameters of their own; of ResNet-18, all up to its second stage."
     layers = [m for m in net.modules() if list(m.parameters(recurse=False))]
     return layers[:len(layers)//2]
 
+# %% ../nbs/01_models.ipynb #0000004d
 @patch
 def freeze(self:CLIPMini, what:str # none, embeddings, text, image or stages
           ) -> CLIPMini:
@@ -276,7 +279,7 @@ def freeze(self:CLIPMini, what:str # none, embeddings, text, image or stages
         for p in module.parameters(recurse=False): p.requires_grad_(False)
     return self
 
-# %% ../nbs/01_models.ipynb #0000004a
+# %% ../nbs/01_models.ipynb #00000051
 @patch
 def train_mode(self:CLIPMini, freeze_norm:bool=False # Keep all of BatchNorm in evaluation mode
               ) -> CLIPMini:
@@ -288,7 +291,7 @@ def train_mode(self:CLIPMini, freeze_norm:bool=False # Keep all of BatchNorm in 
         if freeze_norm and isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
     return self
 
-# %% ../nbs/01_models.ipynb #00000050
+# %% ../nbs/01_models.ipynb #00000055
 @torch.no_grad()
 def embed(model:CLIPMini, # On any device; its mode is given back as it was
           data:StudyData, rows:np.ndarray, # Studies and images, and which n of them
@@ -306,7 +309,7 @@ def embed(model:CLIPMini, # On any device; its mode is given back as it was
     model.train(training)
     return torch.cat(images).numpy(), torch.cat(words).numpy()[np.argsort(by_length)]
 
-# %% ../nbs/01_models.ipynb #00000054
+# %% ../nbs/01_models.ipynb #00000059
 def untrained(model:CLIPMini, seed:int=0) -> CLIPMini:
     "A copy of the model with every layer's weights drawn anew."
     fresh = copy.deepcopy(model)
@@ -316,7 +319,7 @@ def untrained(model:CLIPMini, seed:int=0) -> CLIPMini:
             if hasattr(module, "reset_parameters"): module.reset_parameters()
     return fresh
 
-# %% ../nbs/01_models.ipynb #00000058
+# %% ../nbs/01_models.ipynb #0000005d
 @patch
 def save_pretrained(self:CLIPMini, folder:str|Path) -> Path:
     "Writes model.safetensors, config.json and the tokenizer into `folder`, which is made if needed; returns it."
@@ -330,7 +333,7 @@ def save_pretrained(self:CLIPMini, folder:str|Path) -> Path:
         for file in Path(part).iterdir(): os.replace(file, folder/file.name)
     return folder
 
-# %% ../nbs/01_models.ipynb #00000059
+# %% ../nbs/01_models.ipynb #0000005e
 def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
     "The two parts of a saved model's config.json: our settings and those of the text encoder."
     file = folder/"config.json"
@@ -339,7 +342,7 @@ def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
     with _explained(ValueError, f"{file} is of another kind of model: it needs our settings, under model and text"):
         return ModelConfig(**config["model"]), dict(config["text"])
 
-# %% ../nbs/01_models.ipynb #0000005a
+# %% ../nbs/01_models.ipynb #0000005f
 def _saved_text_encoder(folder:Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     "The text encoder of a saved model, still without its weights, and the tokenizer."
     _, text = _read_config(folder)
@@ -347,7 +350,7 @@ def _saved_text_encoder(folder:Path) -> tuple[nn.Module, PreTrainedTokenizerFast
         net = AutoModel.from_config(AutoConfig.for_model(**text), trust_remote_code=False)
         return net, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
-# %% ../nbs/01_models.ipynb #0000005b
+# %% ../nbs/01_models.ipynb #00000060
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 def _model_folder(name:str|Path) -> Path:
@@ -361,7 +364,7 @@ def _model_folder(name:str|Path) -> Path:
         raise FileNotFoundError(f"{folder} is no model saved by radiology_clip_mini: {', '.join(missing)} is missing")
     return folder
 
-# %% ../nbs/01_models.ipynb #0000005c
+# %% ../nbs/01_models.ipynb #00000061
 @patch(cls_method=True)
 def from_pretrained(cls:CLIPMini, name:str|Path, # A folder that `save_pretrained` wrote, or a hub id
                    ) -> CLIPMini: # In evaluation mode, on the CPU

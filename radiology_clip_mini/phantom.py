@@ -57,20 +57,21 @@ def _compatible(labels, most=len(FINDINGS)):
             taken |= _spaces(label)
     return picked
 
+# %% ../nbs/extras/phantom.ipynb #0000001e
 def _pick_findings(seed, i):
     "The labels of study `i`: a list, empty for a normal study, in the order of `FINDINGS`."
     rng = _rng(seed, "findings", i)
     most = rng.choice(4, p=[.34, .36, .21, .09])
     return sorted(_compatible(rng.permutation(FINDINGS).tolist(), most), key=FINDINGS.index)
 
-# %% ../nbs/extras/phantom.ipynb #0000001f
+# %% ../nbs/extras/phantom.ipynb #00000020
 def _mark(seed, i, label):
     "How one finding is drawn: `size`, `x`, `y` in [0, 1] and a coarse `cloud` of 16 x 16 normal values."
     rng = _rng(seed, "mark", i, FINDINGS.index(label))
     size, x, y = rng.random(3)
     return SimpleNamespace(size=size, x=x, y=y, cloud=rng.normal(size=(16, 16)).astype("float32"))
 
-# %% ../nbs/extras/phantom.ipynb #00000024
+# %% ../nbs/extras/phantom.ipynb #00000025
 _ANATOMY = dict(width=(.70, .80), apex=(-.82, -.74), dome=(.34, .54), ratio=(.36, .46), lean=(.16, .30), fat=(.06, .24),
                 knob=(.05, .10), ribs=(.155, .18), bone=(.06, .10), air=(.13, .22), depth=(.56, .66), stoop=(-.06, .06))
 _POSE = dict(dx=(-.05, .05), dy=(-.05, .05), scale=(.93, 1.07), shear=(-.05, .05),
@@ -80,7 +81,7 @@ def _draw_between(bounds, rng):
     "A namespace with one uniform value for each named pair of bounds."
     return SimpleNamespace(**{k: rng.uniform(lo, hi) for k, (lo, hi) in bounds.items()})
 
-# %% ../nbs/extras/phantom.ipynb #00000026
+# %% ../nbs/extras/phantom.ipynb #00000027
 def _axis(size):
     "Centres of `size` pixels between -1 and 1, (size,) float32."
     return ((np.arange(size) + .5) * 2 / size - 1).astype("float32")
@@ -90,7 +91,7 @@ def _grid(size, pose):
     v = (_axis(size)[:, None] - pose.dy) / pose.scale
     return (_axis(size) - pose.dx) / pose.scale - pose.shear * v, v
 
-# %% ../nbs/extras/phantom.ipynb #00000028
+# %% ../nbs/extras/phantom.ipynb #00000029
 def _soft(d, width):
     "A mask in [0, 1]: 1 where the distance `d` is well inside (positive), 0 where it is well outside."
     t = np.clip(d * np.float32(1 / width) + np.float32(.5), 0, 1)
@@ -101,7 +102,7 @@ def _ellipse(u, v, at, radii):
     (x, y), (rx, ry) = np.float32(at), np.float32(radii)
     return 1 - np.sqrt(((u - x) / rx)**2 + ((v - y) / ry)**2)
 
-# %% ../nbs/extras/phantom.ipynb #0000002b
+# %% ../nbs/extras/phantom.ipynb #0000002c
 def _lines(size, pose, lines, blur=.004):
     "Lines `(points, width)` in chest coordinates, drawn as a mask (size, size) in [0, 1]."
     canvas = PILImage.new("L", (2 * size, 2 * size))
@@ -114,7 +115,7 @@ def _lines(size, pose, lines, blur=.004):
     canvas = canvas.reduce(2).filter(ImageFilter.GaussianBlur(blur * size))
     return np.asarray(canvas, dtype="float32") / 255
 
-# %% ../nbs/extras/phantom.ipynb #0000002d
+# %% ../nbs/extras/phantom.ipynb #0000002e
 def _curve(points, rounds=3):
     "A path (n, 2) with its corners cut `rounds` times; the ends stay."
     p = np.asarray(points, dtype=float)
@@ -123,12 +124,12 @@ def _curve(points, rounds=3):
         p = np.concatenate([p[:1], cut, p[-1:]])
     return p
 
-# %% ../nbs/extras/phantom.ipynb #00000030
+# %% ../nbs/extras/phantom.ipynb #00000031
 def _profile(v, heights, widths):
     "A smooth width for each height `v`, same shape as `v`, through about the given points."
     return np.interp(v, *_curve(np.stack([heights, widths], 1)).T).astype("float32")
 
-# %% ../nbs/extras/phantom.ipynb #00000033
+# %% ../nbs/extras/phantom.ipynb #00000034
 def _vessels(rng, hilum, angles, step):
     "A tree from a hilum `(u, v)`: a list of `(points, width)`, one branch for each angle and one twig on each."
     lines = []
@@ -139,7 +140,7 @@ def _vessels(rng, hilum, angles, step):
         lines += [([hilum, *points[:2]], .032), (points[1:4], .018), (points[3:], .008), (twig, .010)]
     return lines
 
-# %% ../nbs/extras/phantom.ipynb #00000036
+# %% ../nbs/extras/phantom.ipynb #00000037
 def _frontal_lung(u, v, p, side, shrink=0):
     "Mask (size, size) of the lung on `side`, -1 for the patient's right and 1 for the left."
     a, top = u * side, p.apex + 1.2 * shrink
@@ -149,7 +150,7 @@ def _frontal_lung(u, v, p, side, shrink=0):
     sides = np.minimum(np.minimum(a - (.33 - .24 * arch), wall - a), v - top - .025)
     return _soft(np.minimum(sides, dome - v), .05)
 
-# %% ../nbs/extras/phantom.ipynb #00000038
+# %% ../nbs/extras/phantom.ipynb #00000039
 def _frontal_heart(u, v, p, mark):
     "Mask (size, size) of the heart; `mark` is the mark of cardiomegaly or None."
     half = p.width * (p.ratio if mark is None else .58 + .08 * mark.size)
@@ -158,12 +159,12 @@ def _frontal_heart(u, v, p, mark):
     tilt = u - .35 * (v - at[1])
     return _soft(_ellipse(tilt, v, at, (np.sqrt(half**2 - (.35 * tall)**2), tall)) * tall, .06)
 
-# %% ../nbs/extras/phantom.ipynb #0000003a
+# %% ../nbs/extras/phantom.ipynb #0000003b
 def _open(lung, cover):
     "The part of a lung that is open to view, as a mask: inside `lung` and outside `cover`."
     return (1 - np.square(np.square(1 - lung))) * (1 - np.square(np.square(cover)))
 
-# %% ../nbs/extras/phantom.ipynb #0000003c
+# %% ../nbs/extras/phantom.ipynb #0000003d
 def _frontal_chest(u, v, p, heart):
     "The masks of a frontal chest: `body`, `lungs` by side, `heart`, `middle`, and what is `open` of each lung."
     torso = _profile(v, [-1, -.88, -.74, -.5, .2, 1], [.28, .34, .84, 1, .94, .97]) + (p.fat - .15)
@@ -177,7 +178,7 @@ def _frontal_chest(u, v, p, heart):
     c.open = {s: _open(o, c.middle) for s, o in c.lungs.items()}
     return c
 
-# %% ../nbs/extras/phantom.ipynb #0000003e
+# %% ../nbs/extras/phantom.ipynb #0000003f
 def _frontal_tissue(c, ink):
     "The chest without bones, (size, size): body, lungs with their vessels `ink`, heart and mediastinum."
     u, v, p = c.u, c.v, c.p
@@ -189,7 +190,7 @@ def _frontal_tissue(c, ink):
     trachea = _soft(.055 - np.abs(u + .01), .05) * _soft(-.2 - v, .1)
     return image - .16 * trachea * c.middle
 
-# %% ../nbs/extras/phantom.ipynb #00000040
+# %% ../nbs/extras/phantom.ipynb #00000041
 def _frontal_bones(c):
     "What the bones add to the image, (size, size): ribs, clavicles, spine."
     a, v, p = np.abs(c.u), c.v, c.p
@@ -202,31 +203,31 @@ def _frontal_bones(c):
     spine = _soft(.10 - a, .05) * (.6 + .4 * np.cos(v * (2 * np.pi / .15)))
     return c.body * (p.bone * (1.1 * ribs + .7 * spine) + .17 * clavicle * _soft(.86 - a, .1))
 
-# %% ../nbs/extras/phantom.ipynb #00000043
+# %% ../nbs/extras/phantom.ipynb #00000044
 def _frontal_effusion(c, mark, side):
     level = c.p.dome - (.10 + .34 * mark.size) - 1.1 * np.clip(c.u * side - .30, 0, None)**2
     return [(_soft(c.v - level, .10) * c.open[side], .80)]
 
-# %% ../nbs/extras/phantom.ipynb #00000045
+# %% ../nbs/extras/phantom.ipynb #00000046
 def _frontal_pneumothorax(c, mark, side):
     lung = _frontal_lung(c.u, c.v, c.p, side, shrink=.08 + .11 * mark.size)
     rim = (c.lungs[side] - lung) * (1 - c.middle)
     return [(rim, .03), (6.4 * lung * (1 - lung) * rim, .62)]
 
-# %% ../nbs/extras/phantom.ipynb #00000047
+# %% ../nbs/extras/phantom.ipynb #00000048
 def _patch(c, mark, at, radius):
     "A ragged mask (size, size) about `at`, of about the given radius."
     cloud = PILImage.fromarray(mark.cloud).resize(c.u.shape[::-1], PILImage.Resampling.BICUBIC)
     cloud = .2 * np.asarray(cloud)
     return _soft(_ellipse(c.u, c.v, at, (radius, radius)) + cloud, 1) * np.clip(.9 + cloud, 0, 1)
 
-# %% ../nbs/extras/phantom.ipynb #00000048
+# %% ../nbs/extras/phantom.ipynb #00000049
 def _frontal_consolidation(c, mark, side, lobe):
     a, v = (.42, -.40) if lobe == "upper" else (.53 + .04 * side, c.p.dome - .24)
     at = side * (a + .08 * (mark.x - .5)), v + .10 * (mark.y - .5)
     return [(_patch(c, mark, at, .18 + .10 * mark.size) * c.open[side], .78)]
 
-# %% ../nbs/extras/phantom.ipynb #0000004a
+# %% ../nbs/extras/phantom.ipynb #0000004b
 def _spot(c, mark, at):
     "A round mask (size, size) about `at`."
     radius = .055 + .035 * mark.size
@@ -235,19 +236,20 @@ def _spot(c, mark, at):
 def _frontal_nodule(c, mark, side):
     return [(_spot(c, mark, (side * (c.p.width - .19 - .10 * mark.x), -.25 + .27 * mark.y)), .78)]
 
-# %% ../nbs/extras/phantom.ipynb #0000004c
+# %% ../nbs/extras/phantom.ipynb #0000004d
 def _device(c, at, stretch, lead):
     "The one layer of a pacemaker: its box about `at`, flattened by `stretch`, and the curve of its lead."
     x, y = np.float32(at)
     box = .085 - np.maximum(np.abs(c.u - x) * stretch[0], np.abs(c.v - y) * stretch[1])
     return [(np.maximum(_soft(box, .04), _lines(len(c.v), c.pose, [(_curve(lead), .020)])), .99)]
 
+# %% ../nbs/extras/phantom.ipynb #0000004e
 def _frontal_pacemaker(c, mark):
     at, tip = np.array([.50 + .08 * mark.x, -.46 + .08 * mark.y]), (.10 + .08 * mark.size, c.p.dome - .10)
     lead = [at, at + (-.12, -.08), (.12, -.52), (-.08, -.42), (-.13, -.15), (-.10, .08), (0, c.p.dome - .12), tip]
     return _device(c, at, (1, 1.1), lead)
 
-# %% ../nbs/extras/phantom.ipynb #0000004f
+# %% ../nbs/extras/phantom.ipynb #00000051
 def _lateral_lung(u, v, p, shrink=0):
     "Mask (size, size) of both lungs on a lateral view, which lie on top of each other."
     arch = np.sqrt(1 - np.clip((.05 - v) / (.05 - p.apex - shrink), 0, 1)**2.4)
@@ -257,14 +259,14 @@ def _lateral_lung(u, v, p, shrink=0):
     sides = np.minimum(np.minimum(u - front, back - u), v - p.apex - shrink - .025)
     return _soft(np.minimum(sides, dome - v), .05)
 
-# %% ../nbs/extras/phantom.ipynb #00000050
+# %% ../nbs/extras/phantom.ipynb #00000052
 def _lateral_heart(u, v, p, mark):
     "Mask (size, size) of the heart on a lateral view; `mark` is the mark of cardiomegaly or None."
     grow = .6 * (p.ratio - .38) + (0 if mark is None else .11 + .05 * mark.size)
     at, tilt = (-.20 + .35 * grow, p.dome - .25 - .4 * grow), u + .4 * (v - .2)
     return _soft(_ellipse(tilt, v, at, (.26 + grow, .30 + .8 * grow)) * .3, .07)
 
-# %% ../nbs/extras/phantom.ipynb #00000051
+# %% ../nbs/extras/phantom.ipynb #00000053
 def _lateral_chest(u, v, p, heart):
     "The masks of a lateral chest: `body`, `lungs`, `heart`, and the part of the lungs that is `open` to view."
     front = _profile(v, [-1, -.85, -.6, 0, .5, 1], [-.34, -.36, -.62, -.80, -.82, -.76])
@@ -275,7 +277,7 @@ def _lateral_chest(u, v, p, heart):
     c.open = _open(c.lungs, c.heart)
     return c
 
-# %% ../nbs/extras/phantom.ipynb #00000052
+# %% ../nbs/extras/phantom.ipynb #00000054
 def _lateral_tissue(c, ink):
     "The lateral chest without bones, (size, size): body, shoulders, lungs, vessels, heart and the second dome."
     u, v, p = c.u, c.v, c.p
@@ -288,7 +290,7 @@ def _lateral_tissue(c, ink):
     trachea = _soft(.05 - np.abs(u - .10 - .10 * v), .05) * _soft(-.12 - v, .1)
     return image - .13 * trachea * c.body
 
-# %% ../nbs/extras/phantom.ipynb #00000053
+# %% ../nbs/extras/phantom.ipynb #00000055
 def _lateral_bones(c):
     "What the bones add on a lateral view, (size, size): vertebrae, ribs, sternum."
     u, v, p = c.u, c.v, c.p
@@ -300,7 +302,7 @@ def _lateral_bones(c):
     sternum = _soft(.03 - np.abs(u + p.depth - .07 + .10 * v), .04) * _soft(v + .55, .1) * _soft(.35 - v, .2)
     return c.body * (.17 * spine * (1 - .6 * _soft(v - p.dome, .4)) + .6 * p.bone * ribs + .13 * sternum)
 
-# %% ../nbs/extras/phantom.ipynb #00000056
+# %% ../nbs/extras/phantom.ipynb #00000058
 def _lateral_effusion(c, mark, side):
     level = c.p.dome - (.02 + .30 * mark.size) - .7 * np.clip(c.u - .15, 0, None)**2
     return [(_soft(c.v - level, .10) * c.open * _soft(c.u + .1, .3), .74)]
@@ -310,7 +312,7 @@ def _lateral_pneumothorax(c, mark, side):
     rim = (c.lungs - lung) * (1 - c.heart)
     return [(.85 * rim, .06), (6.4 * lung * (1 - lung) * rim, .58)]
 
-# %% ../nbs/extras/phantom.ipynb #00000057
+# %% ../nbs/extras/phantom.ipynb #00000059
 def _lateral_consolidation(c, mark, side, lobe):
     upper, lower = (-.20 + .1 * mark.x, -.36 + .1 * mark.y), (.36 + .06 * mark.x, c.p.dome - .17 + .08 * mark.y)
     return [(_patch(c, mark, upper if lobe == "upper" else lower, .18 + .10 * mark.size) * c.open, .74)]
@@ -318,13 +320,13 @@ def _lateral_consolidation(c, mark, side, lobe):
 def _lateral_nodule(c, mark, side):
     return [(_spot(c, mark, (.18 + .18 * mark.x, -.12 + .26 * mark.y)), .76)]
 
-# %% ../nbs/extras/phantom.ipynb #00000058
+# %% ../nbs/extras/phantom.ipynb #0000005a
 def _lateral_pacemaker(c, mark):
     at = np.array([-c.p.depth + .02, -.42 + .08 * mark.y])
     lead = [at, at + (.10, -.12), (-.15, -.45), (.02, -.25), (.02, 0), (-.12, c.p.dome - .22), (-.28, c.p.dome - .14)]
     return _device(c, at, (2.6, 1), lead)
 
-# %% ../nbs/extras/phantom.ipynb #0000005b
+# %% ../nbs/extras/phantom.ipynb #0000005d
 _SIDES = dict(right=-1, left=1)
 _HILA = dict(frontal=[((-.20, -.04), np.linspace(1.75, 4.55, 10), .14), ((.20, -.07), np.linspace(-1.4, 1.4, 10), .14)],
              lateral=[((.08, -.06), np.linspace(0, 6, 14), .11)])
@@ -336,27 +338,28 @@ _VIEWS = dict(
                  pneumothorax=_lateral_pneumothorax, nodule=_lateral_nodule, consolidation=_lateral_consolidation,
                  pacemaker=_lateral_pacemaker))
 
-# %% ../nbs/extras/phantom.ipynb #0000005d
+# %% ../nbs/extras/phantom.ipynb #0000005f
 def _box(change, label, view):
     "The box, in pixels, of a finding that changed the image by `change` (size, size); `x1`, `y1` are exclusive."
     hit = np.abs(change) > 1 / 12
     xs, ys = np.flatnonzero(hit.any(0)), np.flatnonzero(hit.any(1))
     return dict(label=label, view=view, x0=float(xs[0]), y0=float(ys[0]), x1=float(xs[-1] + 1), y1=float(ys[-1] + 1))
 
-# %% ../nbs/extras/phantom.ipynb #00000060
+# %% ../nbs/extras/phantom.ipynb #00000062
 def _paint(image, layers):
     "The image (size, size) with layers `(mask, grey)` laid over it in order."
     for mask, grey in layers:
         image = image + mask * (grey - image)
     return image
 
+# %% ../nbs/extras/phantom.ipynb #00000063
 def _layers(view, c, label, mark):
     "The layers `(mask, grey)` of one finding on a chest `c`, none for cardiomegaly."
     *place, kind = label.split()
     where = [_SIDES[place[0]], *place[1:2]] if place else []
     return [] if kind == "cardiomegaly" else _VIEWS[view][kind](c, mark, *where)
 
-# %% ../nbs/extras/phantom.ipynb #00000062
+# %% ../nbs/extras/phantom.ipynb #00000065
 def _render(study, view, size, labels):
     "One view of a study with the given findings: image (size, size) uint8 and the boxes of the findings."
     draw, marks = _VIEWS[view], {o: _mark(study.seed, study.i, o) for o in labels}
@@ -374,12 +377,12 @@ def _render(study, view, size, labels):
     image = (image + draw["bones"](c)) * pose.gain + pose.lift + grain
     return (np.clip(image, 0, 1) * 255).astype("uint8"), boxes
 
-# %% ../nbs/extras/phantom.ipynb #00000064
+# %% ../nbs/extras/phantom.ipynb #00000067
 def _study(seed, i, patient):
     "What study `i` of a seed is: its patient and its labels."
     return SimpleNamespace(seed=seed, i=i, patient=patient, labels=_pick_findings(seed, i))
 
-# %% ../nbs/extras/phantom.ipynb #00000078
+# %% ../nbs/extras/phantom.ipynb #0000007b
 _SAY = dict(
     cardiomegaly=["The heart is enlarged.", "There is {degree} cardiomegaly.",
         "The cardiac silhouette is {degree}ly enlarged.", "{degree} enlargement of the cardiac silhouette.",
@@ -402,7 +405,7 @@ _SAY = dict(
     pacemaker=["A left chest pacemaker is in place.", "Left-sided pacemaker with its lead in the right ventricle.",
         "A pacemaker generator overlies the left chest wall.", "There is a pacemaker.", "A pacemaker is seen."])
 
-# %% ../nbs/extras/phantom.ipynb #00000079
+# %% ../nbs/extras/phantom.ipynb #0000007c
 def _sentence(label, size, rng):
     "One sentence that states a finding of drawn size `size` in [0, 1]."
     side, lobe = (label.split() + ["", ""])[:2]
@@ -411,7 +414,7 @@ def _sentence(label, size, rng):
     text = str(rng.choice(_SAY[label.split()[-1]])).format(side=side, lobe=lobe, size=size, degree=degree)
     return text[0].upper() + text[1:]
 
-# %% ../nbs/extras/phantom.ipynb #0000007c
+# %% ../nbs/extras/phantom.ipynb #0000007f
 _CLEAR = [("The cardiac silhouette is normal in size.", "cardiomegaly"),
     ("Heart size is within normal limits.", "cardiomegaly"),
     ("No pneumothorax or pleural effusion.", "pneumothorax effusion"), ("No pneumothorax.", "pneumothorax"),
@@ -425,7 +428,7 @@ _CLEAR = [("The cardiac silhouette is normal in size.", "cardiomegaly"),
     ("There is no pacemaker.", "pacemaker"), ("No cardiomegaly.", "cardiomegaly"),
     *((f"No evidence of {o}.", o) for o in ("pneumothorax", "effusion", "cardiomegaly"))]
 
-# %% ../nbs/extras/phantom.ipynb #0000007d
+# %% ../nbs/extras/phantom.ipynb #00000080
 def _negatives(labels, rng):
     "Sentences, in random order, that hold for a study with these labels and do not repeat each other."
     taken = set(" ".join(labels).split())
@@ -435,7 +438,7 @@ def _negatives(labels, rng):
             taken.update(about.split())
             yield text
 
-# %% ../nbs/extras/phantom.ipynb #00000080
+# %% ../nbs/extras/phantom.ipynb #00000083
 _BUILD = dict(ratio=("The heart is small.", "Heart size is at the upper limit of normal."),
               dome=("Low lung volumes.", "The lungs are well expanded."),
               fat=("Slender body habitus.", "Large body habitus."))
@@ -447,7 +450,7 @@ def _build(study):
     patient = _draw_between(_ANATOMY, _rng(study.seed, "anatomy", study.patient))
     return [said[int(getattr(patient, name) > np.mean(_ANATOMY[name]))] for name, said in _BUILD.items()]
 
-# %% ../nbs/extras/phantom.ipynb #00000082
+# %% ../nbs/extras/phantom.ipynb #00000085
 def _report(study):
     "The report of a study, about 20 to 50 words."
     rng, (heart, *said) = _rng(study.seed, "report", study.i), _build(study)
@@ -460,14 +463,14 @@ def _report(study):
         said.append(text)
     return " ".join(rng.permutation(said).tolist())
 
-# %% ../nbs/extras/phantom.ipynb #0000008e
+# %% ../nbs/extras/phantom.ipynb #00000091
 def _png(image):
     "An image (h, w) uint8 as PNG bytes, in the form that `datasets.Image` stores."
     buffer = io.BytesIO()
     PILImage.fromarray(image).save(buffer, "PNG", compress_level=1)
     return dict(bytes=buffer.getvalue(), path=None)
 
-# %% ../nbs/extras/phantom.ipynb #0000008f
+# %% ../nbs/extras/phantom.ipynb #00000092
 def _row(study, size, lateral_only=(), views=("frontal", "lateral")):
     "One row of the dataset: ids, report, sorted labels, the views that are drawn and all boxes on them."
     shown = dict(frontal=[o for o in study.labels if o not in lateral_only], lateral=study.labels)
@@ -479,7 +482,7 @@ def _row(study, size, lateral_only=(), views=("frontal", "lateral")):
     return dict(study_id=f"phantom-{study.seed}-{study.i:06d}", patient_id=f"phantom-{study.seed}-p{study.patient:06d}",
                 text=_report(study), labels=sorted(study.labels), **images, boxes=boxes)
 
-# %% ../nbs/extras/phantom.ipynb #00000091
+# %% ../nbs/extras/phantom.ipynb #00000094
 def phantom_rows(n:int, seed:int=0, # Studies, and the name of their series; a longer series begins with the shorter
                  image_size:int=128, # Height and width of each view in pixels, at least 32
                  lateral_only:tuple=(), # Findings that the frontal view does not show
@@ -496,13 +499,13 @@ def phantom_rows(n:int, seed:int=0, # Studies, and the name of their series; a l
     for i, patient in enumerate(patients):
         yield _row(_study(seed, i, patient), image_size, lateral_only, views)
 
-# %% ../nbs/extras/phantom.ipynb #00000092
+# %% ../nbs/extras/phantom.ipynb #00000095
 def make_phantoms(n:int, seed:int=0, image_size:int=128, lateral_only:tuple=(), # As in `phantom_rows`
                  ) -> Dataset: # One row per study, columns as in `PHANTOM_FEATURES`
     "The rows of `phantom_rows` as a dataset in memory; raises as it does."
     return Dataset.from_list(list(phantom_rows(n, seed, image_size, lateral_only)), features=PHANTOM_FEATURES)
 
-# %% ../nbs/extras/phantom.ipynb #00000093
+# %% ../nbs/extras/phantom.ipynb #00000096
 def draw_phantom(labels:list[str], # Of `FINDINGS`; of two that claim one space of the chest the first is drawn
                  i:int, patient:int, # Equal numbers give the same picture, and the same anatomy
                  image_size:int=128, seed:int=0, # As in `phantom_rows`
@@ -511,7 +514,7 @@ def draw_phantom(labels:list[str], # Of `FINDINGS`; of two that claim one space 
     study = SimpleNamespace(seed=seed, i=i, patient=patient)
     return {view: _render(study, view, image_size, _compatible(labels))[0] for view in _VIEWS}
 
-# %% ../nbs/extras/phantom.ipynb #0000009c
+# %% ../nbs/extras/phantom.ipynb #0000009f
 _CODE = zlib.crc32(Path(__file__).read_bytes()) if "__file__" in globals() else 0
 
 def kept_phantoms(folder:str|Path, # Where series are kept; any of them may be deleted at any time

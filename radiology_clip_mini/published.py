@@ -86,13 +86,14 @@ def _clear_loading(name:str):
         raise OSError(f"{name} is neither a folder nor to be had from the hub ({reason}); "
                       f"give a folder with {files}") from e
 
+# %% ../nbs/extras/published.ipynb #00000013
 def _check_vocabulary(known:int, expected:int) -> None:
     "Raises ValueError where a tokenizer cannot be the model's own."
     if not expected/2 <= known <= expected:
         raise ValueError(f"the tokenizer knows {known:,} tokens and the model {expected:,}, so they do not belong "
                          "together; are tokenizer.json or vocab.txt missing from the folder?")
 
-# %% ../nbs/extras/published.ipynb #00000016
+# %% ../nbs/extras/published.ipynb #00000017
 def _text_settings(model_name:str, folder:Path|None) -> PreTrainedConfig:
     "The architecture of a text encoder of transformers, for a model in `folder` (None on the hub). Raises OSError."
     if folder and (folder/"config.json").is_file():
@@ -104,13 +105,14 @@ def _text_settings(model_name:str, folder:Path|None) -> PreTrainedConfig:
         raise OSError(f"its text encoder is {model_name}, whose settings are neither in the folder nor to be had from "
                       "the hub; put that model's config.json there") from e
 
-# %% ../nbs/extras/published.ipynb #00000018
+# %% ../nbs/extras/published.ipynb #00000019
 def _import_open_clip():
     try: import open_clip
     except ImportError as e:
         raise ValueError("open_clip is not installed: pip install 'radiology-clip-mini[compare]'") from e
     return open_clip
 
+# %% ../nbs/extras/published.ipynb #0000001a
 def _load_open_clip(source:str, folder:Path|None) -> tuple:
     "The model and tokenizer of hf-hub:… (`folder` is None) or local-dir:…, as open_clip makes them."
     open_clip = _import_open_clip()
@@ -126,7 +128,7 @@ def _load_open_clip(source:str, folder:Path|None) -> tuple:
     trust = dict(trust_remote_code=False) if text.get("hf_tokenizer_name") else {}
     return model, open_clip.get_tokenizer(source, **trust)
 
-# %% ../nbs/extras/published.ipynb #00000019
+# %% ../nbs/extras/published.ipynb #0000001b
 class OpenClip(PublishedModel):
     "Any open_clip model. Raises ValueError for an unsound folder, OSError where the hub does not give it."
     def __init__(self, name:str): # "hf-hub:" and an id, or a folder with open_clip_config.json, weights and tokenizer
@@ -141,7 +143,7 @@ class OpenClip(PublishedModel):
         super().__init__(name, model, size, cfg["mean"], cfg["std"], tokenizer.context_length)
         self.tokenizer = tokenizer
 
-# %% ../nbs/extras/published.ipynb #0000001b
+# %% ../nbs/extras/published.ipynb #0000001d
 @patch
 def image_features(self:OpenClip, images:torch.Tensor) -> torch.Tensor:
     "(b, 3, h, w) images as (b, d) rows of any length."
@@ -164,7 +166,7 @@ def token_counts(self:OpenClip, texts:list[str]) -> list[int]:
     cleaned = [self.tokenizer.clean_fn(t) for t in texts]
     return [len(ids) for ids in self.tokenizer.tokenizer(cleaned)["input_ids"]]
 
-# %% ../nbs/extras/published.ipynb #00000033
+# %% ../nbs/extras/published.ipynb #00000035
 class TransformersCLIP(PublishedModel):
     "Any `CLIPModel` of transformers. Raises ValueError for an unsound folder, OSError where the hub does not give it."
     def __init__(self, name:str): # A hub id, or a folder as the hub has it, with preprocessor_config.json
@@ -182,7 +184,7 @@ class TransformersCLIP(PublishedModel):
         super().__init__(name, model, size, images.image_mean, images.image_std, max_length)
         self.tokenizer = tokenizer
 
-# %% ../nbs/extras/published.ipynb #00000035
+# %% ../nbs/extras/published.ipynb #00000037
 @patch
 def image_features(self:TransformersCLIP, images:torch.Tensor) -> torch.Tensor:
     "(b, 3, h, w) images as (b, d) rows of any length."
@@ -200,7 +202,7 @@ def token_counts(self:TransformersCLIP, texts:list[str]) -> list[int]:
     "How many tokens each text has before it is cut, end marks included."
     return [len(ids) for ids in self.tokenizer(texts)["input_ids"]]
 
-# %% ../nbs/extras/published.ipynb #0000003f
+# %% ../nbs/extras/published.ipynb #00000041
 def _read_settings(name:str) -> dict:
     "What config.json says, in a folder or on the hub."
     file = Path(name)/"config.json"
@@ -212,6 +214,7 @@ def _read_settings(name:str) -> dict:
     try: return dict(json.loads(file.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as e: raise ValueError(f"{file} is no JSON object: {e}") from e
 
+# %% ../nbs/extras/published.ipynb #00000042
 def _load_own(name:str) -> CLIPMini:
     "A model of this project, with the name of its folder and the image size of its run."
     model, run = CLIPMini.from_pretrained(name), Path(name).parent/"run.json"
@@ -219,7 +222,7 @@ def _load_own(name:str) -> CLIPMini:
     model.name, model.image_size = "/".join(Path(name).parts[-2:]), trained.get("image_size", DataConfig.image_size)
     return model
 
-# %% ../nbs/extras/published.ipynb #00000040
+# %% ../nbs/extras/published.ipynb #00000043
 def load_model(name:str|Path, # "hf-hub:" and an id for open_clip, another hub id, or a folder of any of the kinds
               ) -> PublishedModel|CLIPMini: # In evaluation mode, on the CPU
     "A model to compare with. Raises ValueError, FileNotFoundError or OSError that says what is wrong with `name`."

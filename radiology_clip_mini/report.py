@@ -29,7 +29,7 @@ def _part(direction:dict, kind:str) -> dict:
     "The values of one kind of relevance; the strict pair lies at the top. Empty where the data has none."
     return direction if kind == "own" else direction.get(kind, {})
 
-# %% ../nbs/extras/report.ipynb #0000000b
+# %% ../nbs/extras/report.ipynb #0000000c
 def _number(name:str, x:float|None, sign:str="") -> str:
     "A rank as it is, anything else in percent; an empty string for None."
     if x is None: return ""
@@ -39,13 +39,13 @@ def _number(name:str, x:float|None, sign:str="") -> str:
 def _interval(name:str, low_high, sign:str="") -> str:
     return f"({'–'.join(_number(name, x, sign) for x in low_high)})" if low_high else ""
 
-# %% ../nbs/extras/report.ipynb #0000000c
+# %% ../nbs/extras/report.ipynb #0000000d
 def text_table(head:list[str], rows:list[list[str]]) -> str: # `head` of the columns after the first
     "Columns of plain text, the first to the left and the others to the right; at most 100 wide with six columns."
     lines = [["", *head], *rows]
     return "\n".join(f"{first:<16}" + "".join(map("{:>14}".format, cells)) for first, *cells in lines)
 
-# %% ../nbs/extras/report.ipynb #0000000d
+# %% ../nbs/extras/report.ipynb #0000000f
 def _rows(direction:dict, columns:list) -> list[list[str]]:
     "A value, its interval, and the baselines, of one direction."
     parts = [(name, _part(direction, kind)) for kind, name in columns]
@@ -56,11 +56,12 @@ def _rows(direction:dict, columns:list) -> list[list[str]]:
             rows.append([f"  {label}", *(_number(name, part.get(who, {}).get(name)) for name, part in parts)])
     return rows
 
+# %% ../nbs/extras/report.ipynb #00000010
 def _column(kind:str, name:str) -> str:
     if kind == "own": return name if name == "MedR" else f"{name} %"
     return f"{kind} {name.replace('nDCG@10', 'nDCG')}"
 
-# %% ../nbs/extras/report.ipynb #0000000e
+# %% ../nbs/extras/report.ipynb #00000011
 def format_metrics(result:dict) -> str: # As `evaluate` gives it
     "The metrics as a text table, at most 100 columns wide."
     n = result["n_gallery"]
@@ -75,7 +76,7 @@ def format_metrics(result:dict) -> str: # As `evaluate` gives it
             lines += [title, text_table([_column(*column) for column in columns], _rows(result[key], columns))]
     return "\n".join(lines + _zero_shot_lines(result))
 
-# %% ../nbs/extras/report.ipynb #0000000f
+# %% ../nbs/extras/report.ipynb #00000013
 def _zero_shot_lines(result:dict) -> list[str]:
     "The macro line of the zero-shot table, if there is one."
     macro = result.get("zero_shot", {}).get("macro")
@@ -85,9 +86,10 @@ def _zero_shot_lines(result:dict) -> list[str]:
     return [f"\nzero-shot findings: macro AUC {auc} over {len(result['zero_shot']) - 1} findings, chance 0.500;",
             f"  by \"no X\" alone {no_x}: the model {heard} the word \"no\""]
 
-# %% ../nbs/extras/report.ipynb #00000013
+# %% ../nbs/extras/report.ipynb #00000018
 def _markdown_row(cells) -> str: return "|" + "|".join(cells) + "|"
 
+# %% ../nbs/extras/report.ipynb #00000019
 def markdown_metrics(result:dict, columns:list=STRICT) -> str: # As `evaluate` gives it
     "The metrics as a Markdown table, intervals in brackets."
     lines = [_markdown_row([" ", *(_column(*column) for column in columns)]), "|---|" + "--:|"*len(columns)]
@@ -98,7 +100,7 @@ def markdown_metrics(result:dict, columns:list=STRICT) -> str: # As `evaluate` g
         lines += [_markdown_row([name.strip(), *cells]) for name, *cells in baselines]
     return "\n".join(lines)
 
-# %% ../nbs/extras/report.ipynb #00000019
+# %% ../nbs/extras/report.ipynb #0000001e
 def failure_table(ranks:pd.DataFrame, # As ranks.csv
                   texts:dict[str, str], # Study to report
                   n:int=5) -> pd.DataFrame: # For each direction; its report, what came first, and the report of that
@@ -108,7 +110,7 @@ def failure_table(ranks:pd.DataFrame, # As ranks.csv
     reports, of_first = worst["query"].map(report), worst["top_1"].map(report)
     return worst[["direction", "query", "rank"]].assign(report=reports, first=worst["top_1"], report_of_first=of_first)
 
-# %% ../nbs/extras/report.ipynb #0000001e
+# %% ../nbs/extras/report.ipynb #00000023
 def _recall_curve(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
     ks = np.unique(np.geomspace(1, n_gallery, 40).round().astype(int))
     for (direction, part), colour in zip(ranks.groupby("direction", sort=False), ("C0", "C1")):
@@ -121,14 +123,14 @@ def _recall_curve(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
     ax.set(xscale="log", xlabel="k", ylabel="recall at k", ylim=(0, 1.02))
     ax.legend(fontsize=8)
 
-# %% ../nbs/extras/report.ipynb #0000001f
+# %% ../nbs/extras/report.ipynb #00000025
 def _rank_histogram(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
     groups = dict(list(ranks.groupby("direction", sort=False)["rank"]))
     ax.hist(list(groups.values()), bins=np.linspace(.5, n_gallery + .5, 21), label=[DIRECTIONS[d] for d in groups])
     ax.set(xlabel="rank of the own match", ylabel="queries")
     ax.legend(fontsize=8)
 
-# %% ../nbs/extras/report.ipynb #00000020
+# %% ../nbs/extras/report.ipynb #00000027
 def matched_share(matched:np.ndarray, random:np.ndarray, # (n,) similarities each
                   bins:int=10) -> pd.DataFrame: # similarity (middle of a bin), share
     "Of equally many matched and random pairs, the share that is matched, in bins with equally many pairs."
@@ -137,7 +139,7 @@ def matched_share(matched:np.ndarray, random:np.ndarray, # (n,) similarities eac
     parts = pairs.groupby(pd.qcut(pairs["similarity"], bins, duplicates="drop"), observed=True)
     return parts.mean().reset_index(drop=True)
 
-# %% ../nbs/extras/report.ipynb #00000021
+# %% ../nbs/extras/report.ipynb #00000028
 def _calibration(ax, ranks:pd.DataFrame) -> None:
     matched, random = ranks["similarity"].to_numpy(), ranks["random_similarity"].to_numpy()
     ax.hist([matched, random], bins=24, label=["matched pairs", "random pairs"], color=["C2", "C7"], alpha=.7)
@@ -147,24 +149,25 @@ def _calibration(ax, ranks:pd.DataFrame) -> None:
     right.set(ylabel="share that is matched", ylim=(0, 1.02))
     ax.legend(fontsize=8, loc="upper left")
 
-# %% ../nbs/extras/report.ipynb #00000024
+# %% ../nbs/extras/report.ipynb #0000002b
 def figure_png(fig:Figure) -> bytes:
     "The figure as an encoded PNG."
     png = io.BytesIO()
     fig.savefig(png, format="png", bbox_inches="tight")
     return png.getvalue()
 
+# %% ../nbs/extras/report.ipynb #0000002c
 class Picture(Figure):
     "A figure that shows itself in a notebook."
     def __init__(self, width:float, height:float):
         super().__init__(figsize=(width, height), dpi=90, layout="constrained")
     def _repr_png_(self): return figure_png(self)
 
-# %% ../nbs/extras/report.ipynb #00000026
+# %% ../nbs/extras/report.ipynb #0000002e
 _STEPS = np.linspace(0, 1, 256)
 HEAT = ListedColormap(np.c_[colormaps["inferno"](.45 + .55*_STEPS)[:, :3], .65*_STEPS], "heat")
 
-# %% ../nbs/extras/report.ipynb #00000029
+# %% ../nbs/extras/report.ipynb #00000032
 def evaluation_figure(ranks:pd.DataFrame, n_gallery:int) -> Figure: # As ranks.csv
     "Recall against k, the ranks, and what similarity means."
     fig = Picture(12, 3.2)
@@ -174,7 +177,7 @@ def evaluation_figure(ranks:pd.DataFrame, n_gallery:int) -> Figure: # As ranks.c
     _calibration(calibration, ranks)
     return fig
 
-# %% ../nbs/extras/report.ipynb #0000002f
+# %% ../nbs/extras/report.ipynb #00000038
 def _p_value(p:float) -> str: return f"{p:.3f}" if p >= .001 else "< 0.001"
 
 def _rival_rows(name:str, found:dict, columns:list) -> list[list[str]]:
@@ -197,7 +200,7 @@ def comparison_table(result:dict) -> str: # With "compare": model, direction, me
         tables.append(f"{label}\n{text_table([_column(*column) for column in columns], rows)}")
     return "\n\n".join(tables).rstrip()
 
-# %% ../nbs/extras/report.ipynb #00000033
+# %% ../nbs/extras/report.ipynb #0000003e
 def _markdown_table(table:pd.DataFrame) -> str:
     "A data frame in Markdown."
     lines = [_markdown_row(table.columns), _markdown_row(["---"]*table.shape[1])]
@@ -205,6 +208,7 @@ def _markdown_table(table:pd.DataFrame) -> str:
         lines.append(_markdown_row(str(x).replace("|", "\\|") for x in row))
     return "\n".join(lines)
 
+# %% ../nbs/extras/report.ipynb #0000003f
 def markdown_report(result:dict, failures:pd.DataFrame) -> str: # As `evaluate` and `failure_table` give them
     "The page that metrics.md holds."
     parts = [f"# {result['split']} split",

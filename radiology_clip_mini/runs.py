@@ -69,12 +69,12 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig) # See models
     paths: PathsConfig = field(default_factory=PathsConfig) # Folders
 
-# %% ../nbs/extras/runs.ipynb #0000000c
+# %% ../nbs/extras/runs.ipynb #0000000d
 def to_yaml(config:Config) -> str:
     "The settings as YAML, readable by `--config`."
     return yaml.safe_dump(asdict(config), sort_keys=False)
 
-# %% ../nbs/extras/runs.ipynb #0000000f
+# %% ../nbs/extras/runs.ipynb #00000010
 CONFIGS = files("radiology_clip_mini")/"configs"
 
 def config_path(name:str) -> str: # demo, tiny, iu_xray, or a path
@@ -84,7 +84,7 @@ def config_path(name:str) -> str: # demo, tiny, iu_xray, or a path
     names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
     raise FileNotFoundError(f"there is no config {name!r}: neither a file, nor one of {names}")
 
-# %% ../nbs/extras/runs.ipynb #00000012
+# %% ../nbs/extras/runs.ipynb #00000013
 class _ConfigFile(ActionConfigFile):
     "`--config` that also takes the name of a packaged config."
     def __call__(self, parser, cfg, values, option_string=None):
@@ -92,7 +92,7 @@ class _ConfigFile(ActionConfigFile):
         except UnicodeDecodeError as e:
             raise ValueError(f"the config {values} is not UTF-8 text: {e}") from e
 
-# %% ../nbs/extras/runs.ipynb #00000013
+# %% ../nbs/extras/runs.ipynb #00000014
 PARTS = ("data", "train", "model", "paths")
 
 def make_parser() -> ArgumentParser:
@@ -108,7 +108,7 @@ def make_parser() -> ArgumentParser:
         if part or name == "seed": action.help = comments[part][name]
     return parser
 
-# %% ../nbs/extras/runs.ipynb #00000014
+# %% ../nbs/extras/runs.ipynb #00000016
 def parse_words(argv:list[str]) -> Namespace:
     "Settings and `resume` in command-line words. Raises ValueError for an unknown key or a wrong type."
     try: return make_parser().parse_args(argv)
@@ -117,6 +117,7 @@ def parse_words(argv:list[str]) -> Namespace:
             raise ValueError("--resume needs the folder of a run, such as results/20260131-120000") from e
         raise ValueError(f"{e}\nAll settings: rclip_train --help") from e
 
+# %% ../nbs/extras/runs.ipynb #00000017
 def parse_config(argv:list[str]) -> Config:
     "The settings alone. Raises as `parse_words` does, and FileNotFoundError for a missing file."
     values = parse_words(argv)
@@ -126,14 +127,14 @@ def parse_config(argv:list[str]) -> Config:
     values = make_parser().instantiate(values)
     return Config(**{f.name: values[f.name] for f in fields(Config)})
 
-# %% ../nbs/extras/runs.ipynb #00000015
+# %% ../nbs/extras/runs.ipynb #00000018
 def load_config(name:str, # demo, tiny, iu_xray, or a path
                 *overrides:str, # As on the command line: "--train.epochs=8"
                ) -> Config:
     "The settings in a config file. Raises as `parse_config` does."
     return parse_config(["--config", name, *overrides])
 
-# %% ../nbs/extras/runs.ipynb #cbeeca26
+# %% ../nbs/extras/runs.ipynb #00000020
 def flat_settings(config:Config) -> dict: # {"train.lr": 0.0001, …}
     "All settings by their full names."
     settings = dict(seed=config.seed)
@@ -141,7 +142,7 @@ def flat_settings(config:Config) -> dict: # {"train.lr": 0.0001, …}
         settings |= {f"{part}.{name}": value for name, value in vars(getattr(config, part)).items()}
     return settings
 
-# %% ../nbs/extras/runs.ipynb #e30d6840
+# %% ../nbs/extras/runs.ipynb #00000023
 LEAST = {"train.epochs": 1, "train.patience": 1, "train.epoch_size": 1, "train.batch_size": 2, "train.chunk_size": 1,
          "train.weight_decay": 0, "train.warmup": 0, "train.max_minutes": 0, "train.checkpoint_minutes": 0,
          "model.embed_dim": 1, "model.max_length": 3, "data.max_held_out": 1}
@@ -157,7 +158,7 @@ def _check_numbers(settings:dict) -> None: # As `flat_settings` gives them
         if not 0 < settings[name] < math.inf:
             raise ValueError(f"{name} is {settings[name]}; expected a number above 0")
 
-# %% ../nbs/extras/runs.ipynb #0000001c
+# %% ../nbs/extras/runs.ipynb #00000025
 def _empty(config, prefix:str="") -> list[str]:
     "The settings that are None and must not be."
     names = []
@@ -167,6 +168,7 @@ def _empty(config, prefix:str="") -> list[str]:
         if is_dataclass(value): names += _empty(value, f"{f.name}.")
     return names
 
+# %% ../nbs/extras/runs.ipynb #00000026
 def check_config(config:Config) -> None:
     "Raises ValueError, naming the setting, for a value that training cannot use."
     empty, t, bias = _empty(config), config.train, config.model.bias_init
@@ -183,7 +185,7 @@ def check_config(config:Config) -> None:
     if t.tracker and not find_spec(t.tracker):
         raise ValueError(f"train.tracker {t.tracker} needs that package: pip install {t.tracker}")
 
-# %% ../nbs/extras/runs.ipynb #00000020
+# %% ../nbs/extras/runs.ipynb #0000002a
 def check_writable(results_dir:str) -> None:
     "Makes the folder if needed. Raises OSError, saying what to do, where nothing can be written."
     try:
@@ -193,7 +195,7 @@ def check_writable(results_dir:str) -> None:
         raise OSError(f"results cannot be written to {results_dir} ({e.strerror}). "
                       "Give another folder: --paths.results_dir") from e
 
-# %% ../nbs/extras/runs.ipynb #00000021
+# %% ../nbs/extras/runs.ipynb #0000002b
 def new_run_folder(results_dir:str) -> Path:
     "A new folder `<YYYYMMDD-HHMMSS>`; waits for the next second where it is taken."
     while True:
@@ -203,7 +205,7 @@ def new_run_folder(results_dir:str) -> Path:
             return folder
         except FileExistsError: time.sleep(0.1)
 
-# %% ../nbs/extras/runs.ipynb #00000024
+# %% ../nbs/extras/runs.ipynb #0000002e
 def _git_commit() -> str|None:
     "The commit of this code, if it is a git checkout."
     command = ["git", "rev-parse", "HEAD"]
@@ -211,13 +213,14 @@ def _git_commit() -> str|None:
         return subprocess.check_output(command, cwd=CONFIGS, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.CalledProcessError): return None
 
+# %% ../nbs/extras/runs.ipynb #0000002f
 def _by_reason(skipped:dict) -> dict[str, list[str]]:
     "{reason: [what was skipped]}"
     found = {reason: [] for reason in sorted(set(skipped.values()))}
     for name in sorted(skipped): found[skipped[name]].append(name)
     return found
 
-# %% ../nbs/extras/runs.ipynb #00000026
+# %% ../nbs/extras/runs.ipynb #00000030
 def describe_run(config:Config, data:StudyData, device) -> dict:
     "What run.json holds when training starts."
     packages = ("torch", "torchvision", "transformers", "datasets", "accelerate", "radiology-clip-mini")
@@ -228,7 +231,7 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
                 platform=platform.platform(),
                 data=dict(fingerprint=fingerprint(data), counts=counts, leaks=leak_report(data), skipped=skipped))
 
-# %% ../nbs/extras/runs.ipynb #3c087026
+# %% ../nbs/extras/runs.ipynb #00000035
 def start_folder(config:Config, data:StudyData, info:dict) -> Path:
     "A new run's folder with splits.json and run.json."
     folder = new_run_folder(config.paths.results_dir)
@@ -236,11 +239,12 @@ def start_folder(config:Config, data:StudyData, info:dict) -> Path:
     write_atomic(folder/"run.json", json.dumps(info, indent=1))
     return folder
 
+# %% ../nbs/extras/runs.ipynb #00000036
 def read_run(folder:Path, name:str="run.json") -> dict: # name: or splits.json
     "What is in a run's run.json. Raises FileNotFoundError, or ValueError where it is not JSON."
     return json.loads((folder/name).read_text(encoding="utf-8"))
 
-# %% ../nbs/extras/runs.ipynb #0000002c
+# %% ../nbs/extras/runs.ipynb #0000003a
 def plot_history(run:Path) -> Picture: # A run's folder
     "Training loss and validation recall of a run, so far."
     rows = [json.loads(line) for line in (run/"history.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -260,7 +264,7 @@ def plot_history(run:Path) -> Picture: # A run's folder
     recall.legend()
     return fig
 
-# %% ../nbs/extras/runs.ipynb #53079723
+# %% ../nbs/extras/runs.ipynb #0000003f
 def show_live(figure:Picture, handle=None):
     "Shows a figure in a notebook, in the place of the one before; returns that place."
     from IPython.display import display # only notebooks have it
@@ -268,7 +272,7 @@ def show_live(figure:Picture, handle=None):
     handle.update(figure)
     return handle
 
-# %% ../nbs/extras/runs.ipynb #0000002f
+# %% ../nbs/extras/runs.ipynb #00000042
 @dataclass
 class Run:
     "A trained model with the data it was trained on."
@@ -277,7 +281,7 @@ class Run:
     data: StudyData # With the run's own split
     info: dict # run.json
 
-# %% ../nbs/extras/runs.ipynb #00000030
+# %% ../nbs/extras/runs.ipynb #00000043
 def find_ckpt(ckpt:str|Path|None=None, # A model folder (best or last) or a run folder; None for the latest
               results_dir:str|Path="results", # Holds latest.txt
              ) -> Path:
@@ -293,7 +297,7 @@ def find_ckpt(ckpt:str|Path|None=None, # A model folder (best or last) or a run 
         raise FileNotFoundError(f"there is no model folder {folder}; --ckpt takes a run's best or last folder")
     return folder
 
-# %% ../nbs/extras/runs.ipynb #00000031
+# %% ../nbs/extras/runs.ipynb #00000045
 def _read_info(folder:Path) -> tuple[dict, dict]:
     "run.json and splits.json of a run folder."
     try: return read_run(folder), read_run(folder, "splits.json")
@@ -311,7 +315,7 @@ def _data_settings(info:dict, folder:Path) -> tuple[DataConfig, int, str]:
         return DataConfig(**info["config"]["data"]), info["config"]["seed"], info["data"]["fingerprint"]
     except (KeyError, TypeError) as e: raise _foreign(folder, e) from e
 
-# %% ../nbs/extras/runs.ipynb #00000033
+# %% ../nbs/extras/runs.ipynb #00000047
 def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for the latest
              results_dir:str|Path="results", # Holds latest.txt
              source:str|None=None, # Where the data lies now, if elsewhere than in training
@@ -327,7 +331,7 @@ def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for
         warnings.warn(f"the data of {config.source} has changed since {best.parent} was trained")
     return Run(best.parent, model, data, info)
 
-# %% ../nbs/extras/runs.ipynb #00000039
+# %% ../nbs/extras/runs.ipynb #0000004c
 MAY_CHANGE = ("data.source", "data.cache_dir", "data.num_workers", "train.max_minutes", "train.checkpoint_minutes",
               "train.tracker", "paths.results_dir")
 
@@ -343,7 +347,7 @@ def _read_unfinished(run:Path) -> dict:
     if "best" in info: raise ValueError(f"{run} is finished; there is nothing to resume")
     return info
 
-# %% ../nbs/extras/runs.ipynb #04c70109
+# %% ../nbs/extras/runs.ipynb #0000004d
 def resume_config(run:str|Path, # The folder of a run that was stopped
                   *overrides:str) -> Config: # As on the command line
     "The settings of a run, to go on with it. Raises FileNotFoundError or ValueError where that cannot be."
@@ -359,6 +363,7 @@ def resume_config(run:str|Path, # The folder of a run that was stopped
                          f"only {', '.join(MAY_CHANGE)} may")
     return config
 
+# %% ../nbs/extras/runs.ipynb #0000004e
 def resume_folder(run:Path, info:dict) -> Path: # info: what run.json would hold now
     "`run`. Raises ValueError where its data is no longer the same."
     saved, now = read_run(run)["data"]["fingerprint"], info["data"]["fingerprint"]

@@ -69,6 +69,7 @@ def _arrow_column(values): # (n,) values or (n, d) vectors
     if getattr(values, "ndim", 1) != 2: return values
     return pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
 
+# %% ../nbs/extras/search.ipynb #00000013
 def _write_shard(path:Path, columns:dict) -> None: # Name to (n,) values or (n, d) vectors
     "An Arrow file that `Dataset.from_file` maps into memory; whole or not at all."
     table = pa.table({name: _arrow_column(values) for name, values in columns.items()})
@@ -77,7 +78,7 @@ def _write_shard(path:Path, columns:dict) -> None: # Name to (n,) values or (n, 
         stream.write_table(table)
     os.replace(part, path)
 
-# %% ../nbs/extras/search.ipynb #00000013
+# %% ../nbs/extras/search.ipynb #00000014
 def _read_shard(path:Path, n:int) -> Dataset|None:
     "A shard of n studies; None where there is no whole one."
     try: shard = Dataset.from_file(str(path))
@@ -93,7 +94,7 @@ def _embed_shard(path:Path, model:CLIPMini, data:StudyData, rows:np.ndarray) -> 
     columns["text_emb"] = _unit_rows(text_emb, "text embeddings")
     _write_shard(path, columns)
 
-# %% ../nbs/extras/search.ipynb #0000001a
+# %% ../nbs/extras/search.ipynb #0000001b
 def _checked_rows(rows, n:int) -> np.ndarray: # int64
     "Row numbers of n studies, all of them for None. Raises ValueError where they are none."
     rows = np.arange(n) if rows is None else np.asarray(rows)
@@ -102,7 +103,7 @@ def _checked_rows(rows, n:int) -> np.ndarray: # int64
         raise ValueError(f"rows must be whole numbers from 0 to {n-1}; got {rows.min()} to {rows.max()}")
     return rows.astype(np.int64)
 
-# %% ../nbs/extras/search.ipynb #0000001b
+# %% ../nbs/extras/search.ipynb #0000001c
 def embed_corpus(model:CLIPMini, data:StudyData,
                  folder:str|Path, # Holds a folder for each corpus
                  rows=None, shard_size:int=1024, # (n,) row numbers, None for all studies; studies in a shard
@@ -123,7 +124,7 @@ def embed_corpus(model:CLIPMini, data:StudyData,
     state.wait_for_everyone()
     return _read_corpus(parts)
 
-# %% ../nbs/extras/search.ipynb #0000001c
+# %% ../nbs/extras/search.ipynb #0000001d
 def _read_corpus(parts:dict) -> Dataset: # Path to row numbers
     "All shards as one dataset of NumPy arrays. Raises OSError where one is missing."
     shards = {path: _read_shard(path, len(part)) for path, part in parts.items()}
@@ -133,7 +134,7 @@ def _read_corpus(parts:dict) -> Dataset: # Path to row numbers
                       "all processes need the same disk. Run again: the others are kept")
     return concatenate_datasets(list(shards.values())).with_format("numpy")
 
-# %% ../nbs/extras/search.ipynb #00000024
+# %% ../nbs/extras/search.ipynb #00000025
 def _top(scores:np.ndarray, k:int) -> np.ndarray: # (m, n) to (m, k) places, best first; k is at most n
     "Where the k largest of each row are; of equal ones, the earlier."
     kth = np.partition(scores, -k, axis=1)[:, [-k]]
@@ -144,7 +145,7 @@ def _top(scores:np.ndarray, k:int) -> np.ndarray: # (m, n) to (m, k) places, bes
     order = np.argsort(-np.take_along_axis(scores, places, 1), 1, kind="stable")
     return np.take_along_axis(places, order, 1)
 
-# %% ../nbs/extras/search.ipynb #00000027
+# %% ../nbs/extras/search.ipynb #00000029
 def _width(corpus:Dataset, column:str) -> int:
     "The width d of a column of vectors. Raises ValueError where it is none, or empty."
     lists = {name: kind for name, kind in corpus.features.items() if isinstance(kind, List)}
@@ -155,6 +156,7 @@ def _width(corpus:Dataset, column:str) -> int:
     if not len(corpus): raise ValueError("the corpus is empty")
     return widths[column]
 
+# %% ../nbs/extras/search.ipynb #0000002a
 def _blocks(corpus:Dataset, column:str) -> Iterator[np.ndarray]: # (b, d)
     "The vectors of a column in order, as the disk has them."
     with corpus.formatted_as("arrow", columns=[column]):
@@ -162,7 +164,7 @@ def _blocks(corpus:Dataset, column:str) -> Iterator[np.ndarray]: # (b, d)
             for chunk in part[column].chunks:
                 yield chunk.flatten().to_numpy().reshape(len(chunk), -1)
 
-# %% ../nbs/extras/search.ipynb #00000028
+# %% ../nbs/extras/search.ipynb #0000002b
 def _scan(corpus:Dataset, column:str, queries:np.ndarray, k:int, among:np.ndarray|None):
     "The exact answer, block by block: similarities and places, (m, k) each."
     scores, places = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), int)
@@ -181,7 +183,7 @@ def _scan(corpus:Dataset, column:str, queries:np.ndarray, k:int, among:np.ndarra
         start = end
     return scores, places
 
-# %% ../nbs/extras/search.ipynb #00000029
+# %% ../nbs/extras/search.ipynb #0000002c
 def nearest(corpus:Dataset, # As `embed_corpus` gives it, or any dataset with unit vectors
             column:str, # Which vectors to search: image_emb or text_emb
             queries, k:int=10, # (m, d) unit rows, and how many to find for each
@@ -200,7 +202,7 @@ def nearest(corpus:Dataset, # As `embed_corpus` gives it, or any dataset with un
     scores, places = zip(*(_scan(corpus, column, part, k, among) for part in parts))
     return np.concatenate(scores), np.concatenate(places)
 
-# %% ../nbs/extras/search.ipynb #00000033
+# %% ../nbs/extras/search.ipynb #00000036
 def rank_of(corpus:Dataset, column:str, # As for `nearest`
             query, place:int, # (d,) unit vector, and the line that is looked for
            ) -> float: # 1 is best
@@ -208,7 +210,7 @@ def rank_of(corpus:Dataset, column:str, # As for `nearest`
     scores = np.concatenate([block @ query for block in _blocks(corpus, column)])
     return float(expected_rank((scores > scores[place]).sum(), (scores == scores[place]).sum(), 1))
 
-# %% ../nbs/extras/search.ipynb #00000038
+# %% ../nbs/extras/search.ipynb #0000003a
 def _new_index(width:int, kind:str):
     "An empty index for inner products. Raises ValueError for another kind, or without faiss."
     try: import faiss # only large galleries need it
@@ -222,7 +224,7 @@ def _new_index(width:int, kind:str):
     index.hnsw.efConstruction, index.hnsw.efSearch = 80, 128
     return index
 
-# %% ../nbs/extras/search.ipynb #00000039
+# %% ../nbs/extras/search.ipynb #0000003b
 def make_index(corpus:Dataset, # Not a selection: an index and its lines belong together
                column:str, # image_emb or text_emb
                kind:str="flat", # flat is exact, hnsw is fast
@@ -232,7 +234,7 @@ def make_index(corpus:Dataset, # Not a selection: an index and its lines belong 
     for block in _blocks(corpus, column): _unit_rows(block, f"vectors of {column}")
     return corpus.add_faiss_index(column, custom_index=index, batch_size=10_000)
 
-# %% ../nbs/extras/search.ipynb #0000004e
+# %% ../nbs/extras/search.ipynb #00000050
 def studies_with(labels:list[list[str]] # Of n studies
                 ) -> dict[str, np.ndarray]: # Finding to (n,) bool, the most frequent first; empty without labels
     "Which studies have each finding, and which have none."
@@ -243,7 +245,7 @@ def studies_with(labels:list[list[str]] # Of n studies
     def having(name): return np.array([name in each for each in found])
     return {name: having(name) for name, _ in count.most_common()}
 
-# %% ../nbs/extras/search.ipynb #00000052
+# %% ../nbs/extras/search.ipynb #00000054
 def mean_pictures(data:StudyData, rows:np.ndarray # Such as `data.rows("train")`; of many, 500 are used
                  ) -> dict[str, np.ndarray]: # View to its picture, (h, w) uint8, for the views that are there
     "The mean picture of each view."
@@ -254,7 +256,7 @@ def mean_pictures(data:StudyData, rows:np.ndarray # Such as `data.rows("train")`
         return images.read(there, np.full(len(there), v)).mean(0).round().astype(np.uint8)
     return {name: mean(v) for v, name in enumerate(VIEWS) if images.hashes[at, v].any()}
 
-# %% ../nbs/extras/search.ipynb #00000054
+# %% ../nbs/extras/search.ipynb #00000056
 @dataclass
 class Gallery:
     "Studies that can be asked, with their embeddings."
@@ -281,7 +283,7 @@ class Gallery:
     def view(self, i:int) -> str: # Which view the radiograph is
         return self.data.view(int(self.rows[i]))
 
-# %% ../nbs/extras/search.ipynb #00000055
+# %% ../nbs/extras/search.ipynb #00000057
 def make_gallery(model:CLIPMini, data:StudyData,
                  split:str|None="test", # train, val or test; None for all studies
                 ) -> Gallery:
@@ -290,7 +292,7 @@ def make_gallery(model:CLIPMini, data:StudyData,
     rows = data.rows(split) if split else None
     return Gallery(model, data, embed_corpus(model, data, folder, rows))
 
-# %% ../nbs/extras/search.ipynb #0000005a
+# %% ../nbs/extras/search.ipynb #0000005c
 @patch
 def find(self:Gallery, study_id:str) -> int:
     "The place of a study. Raises ValueError where it is not in the gallery."
@@ -298,6 +300,7 @@ def find(self:Gallery, study_id:str) -> int:
     raise ValueError(f"study {study_id!r} is not in this gallery; "
                      f"it has {len(self):,} studies, such as {', '.join(self.ids[:3])}")
 
+# %% ../nbs/extras/search.ipynb #0000005d
 @patch
 def views(self:Gallery, i:int) -> dict[str, np.ndarray]: # frontal and lateral, those that are there, (h, w) uint8
     "All radiographs of the i-th study."
@@ -305,7 +308,7 @@ def views(self:Gallery, i:int) -> dict[str, np.ndarray]: # frontal and lateral, 
     there = [v for v in range(len(VIEWS)) if images.hashes[at, v]]
     return {VIEWS[v]: images.read(np.array([at]), np.array([v]))[0] for v in there}
 
-# %% ../nbs/extras/search.ipynb #0000005e
+# %% ../nbs/extras/search.ipynb #00000061
 @dataclass
 class Query:
     "A question to a gallery."
@@ -319,7 +322,7 @@ class Query:
     @property
     def column(self) -> str: return "image_emb" if self.text else "text_emb"
 
-# %% ../nbs/extras/search.ipynb #00000060
+# %% ../nbs/extras/search.ipynb #00000063
 @torch.no_grad()
 def phrase_query(gallery:Gallery, phrase:str, minus:str="") -> Query: # Any words, and a phrase to take away
     "A phrase, or the difference of two. Raises ValueError where it is empty, or nothing is left."
@@ -333,7 +336,7 @@ def phrase_query(gallery:Gallery, phrase:str, minus:str="") -> Query: # Any word
         raise ValueError("the two phrases mean the same to the model, so their difference asks nothing")
     return Query(f"{phrase} − {minus}", difference / length, phrase, minus)
 
-# %% ../nbs/extras/search.ipynb #00000063
+# %% ../nbs/extras/search.ipynb #00000067
 def study_query(gallery:Gallery, i:int, by:str="radiograph") -> Query: # Its place, and what asks: radiograph or report
     "A study of the gallery asks, by its radiograph or by its report."
     study, line = gallery.study(i), gallery.corpus[int(i)]
@@ -341,7 +344,7 @@ def study_query(gallery:Gallery, i:int, by:str="radiograph") -> Query: # Its pla
         return Query(f"report {study['study_id']}", line["text_emb"], study["text"], place=i)
     return Query(f"radiograph {study['study_id']}", line["image_emb"], views=gallery.views(i), place=i)
 
-# %% ../nbs/extras/search.ipynb #00000065
+# %% ../nbs/extras/search.ipynb #00000069
 @torch.no_grad()
 def file_query(gallery:Gallery, name:str, content:bytes) -> Query: # The file's name, and PNG, JPEG or DICOM
     "A radiograph that is not in the gallery asks. Raises ValueError where it cannot be read."
@@ -352,7 +355,7 @@ def file_query(gallery:Gallery, name:str, content:bytes) -> Query: # The file's 
     emb = gallery.model.encode_image(gallery.model.preprocess(pixels[None]))[0].float().cpu().numpy()
     return Query(f"file {name}", emb, views={"uploaded": pixels})
 
-# %% ../nbs/extras/search.ipynb #00000068
+# %% ../nbs/extras/search.ipynb #0000006d
 def answer(gallery:Gallery, query:Query,
            k:int=4, # How many; fewer where there are no more
            finding:str|None=None, # Only among studies with this finding; None for all
@@ -366,7 +369,7 @@ def answer(gallery:Gallery, query:Query,
     scores, places = nearest(gallery.corpus, query.column, query.emb[None], k, among)
     return list(zip(places[0].tolist(), scores[0].tolist()))
 
-# %% ../nbs/extras/search.ipynb #0000006e
+# %% ../nbs/extras/search.ipynb #00000073
 @torch.no_grad()
 def word_effects(model:CLIPMini, text:str,
                  emb:np.ndarray, pieces:int=32, # (d,) unit vector, the question; and how many pieces at most

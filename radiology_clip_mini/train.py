@@ -34,7 +34,7 @@ from .models import CLIPMini, embed
 from .runs import Config, TrainConfig, check_config, check_writable, describe_run, flat_settings
 from .runs import parse_config, parse_words, read_run, resume_config, resume_folder, start_folder
 
-# %% ../nbs/03_train.ipynb #00000009
+# %% ../nbs/03_train.ipynb #00000017
 def param_groups(model:CLIPMini, weight_decay:float,
                  head_factor:float=1., # How much faster projections, fusion and temperature learn
                  text_factor:float=1., # How much faster the text encoder learns
@@ -50,7 +50,7 @@ def param_groups(model:CLIPMini, weight_decay:float,
         groups.append(dict(params=[p for p in learn if p.ndim <= 1], weight_decay=0., factor=factor))
     return groups
 
-# %% ../nbs/03_train.ipynb #0000000d
+# %% ../nbs/03_train.ipynb #0000001c
 def lr_at(step:int, # Steps done
           n_steps:int, # In all
           t:TrainConfig) -> float:
@@ -60,17 +60,19 @@ def lr_at(step:int, # Steps done
     if t.schedule == "constant": return t.lr
     return t.lr * (1 + math.cos(math.pi * (step - rise) / (n_steps - rise))) / 2
 
+# %% ../nbs/03_train.ipynb #0000001d
 def set_lr(optimizer, lr:float) -> None:
     "Gives each group its share of a learning rate."
     for group in optimizer.param_groups: group["lr"] = lr * group["factor"]
 
-# %% ../nbs/03_train.ipynb #00000011
+# %% ../nbs/03_train.ipynb #00000022
 def half_precision() -> str:
     "What mixed precision this machine is fast at: bf16, fp16 or no."
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
+# %% ../nbs/03_train.ipynb #00000023
 def make_accelerator(amp:bool, tracker=None) -> Accelerator: # tracker: a name, or an accelerate tracker
     "CPU or GPU, one or many. Raises ValueError where plain gradient accumulation is asked for."
     AcceleratorState._reset_state() # else a second run in the same notebook could not change its precision
@@ -84,7 +86,7 @@ def make_accelerator(amp:bool, tracker=None) -> Accelerator: # tracker: a name, 
                          "small memory use --train.chunk_size, which is exact")
     return accelerator
 
-# %% ../nbs/03_train.ipynb #00000014
+# %% ../nbs/03_train.ipynb #00000027
 def label_table(data:StudyData) -> torch.Tensor: # (studies, findings), 0 or 1
     "Which study has which finding."
     labels = data.studies["labels"]
@@ -93,7 +95,7 @@ def label_table(data:StudyData) -> torch.Tensor: # (studies, findings), 0 or 1
     for row, found in enumerate(labels): table[row, [names.index(name) for name in found]] = 1
     return table
 
-# %% ../nbs/03_train.ipynb #00000018
+# %% ../nbs/03_train.ipynb #0000002b
 def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # This process's rows
                batch, # A `Batch`; text_ids and rows are those of the whole batch
                t:TrainConfig,
@@ -111,12 +113,13 @@ def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # 
     single = sentence_loss(image_emb, model.encode_text(batch.sentences), scale, batch.holds.to(image_emb.device))
     return (1 - t.sentence_weight) * loss + t.sentence_weight * single
 
-# %% ../nbs/03_train.ipynb #00000019
+# %% ../nbs/03_train.ipynb #0000002d
 def _cut_tokens(tokens:dict, rows:slice) -> dict:
     "The tokens of some texts of a batch, padded to the longest of these."
     longest = int(tokens["attention_mask"][rows].sum(1).max())
     return {name: x[rows, :longest] for name, x in tokens.items()}
 
+# %% ../nbs/03_train.ipynb #0000002e
 def split_batch(batch, size:int|None) -> list:
     "A batch in chunks of at most `size` pairs; whole where `size` is None."
     n, chunks = len(batch.images), []
@@ -126,7 +129,7 @@ def split_batch(batch, size:int|None) -> list:
         chunks.append(batch._replace(images=batch.images[at], present=batch.present[at], tokens=tokens))
     return chunks
 
-# %% ../nbs/03_train.ipynb #0000001a
+# %% ../nbs/03_train.ipynb #00000030
 def train_step(model:CLIPMini, batch, # A `Batch`
                optimizer, accelerator:Accelerator, t:TrainConfig, labels:torch.Tensor|None=None,
               ) -> dict[str, torch.Tensor]: # loss (nats), temperature, grad_norm (before clipping)
@@ -149,7 +152,7 @@ def train_step(model:CLIPMini, batch, # A `Batch`
     clamp_logit_scale_(model.logit_scale)
     return dict(loss=loss.detach(), temperature=(-model.logit_scale.detach()).exp(), grad_norm=norm)
 
-# %% ../nbs/03_train.ipynb #00000025
+# %% ../nbs/03_train.ipynb #0000003b
 def validate(model:CLIPMini, # Its mode is given back as it was
              data:StudyData, # With splits
             ) -> dict[str, float]: # Metrics of both directions averaged, and `recall`, the mean of R@1, R@5 and R@10
@@ -159,7 +162,7 @@ def validate(model:CLIPMini, # Its mode is given back as it was
     mean = {name: float(np.mean([to_text[name], to_image[name]])) for name in to_text}
     return mean | dict(recall=float(np.mean([mean[f"R@{k}"] for k in (1, 5, 10)])))
 
-# %% ../nbs/03_train.ipynb #0000002c
+# %% ../nbs/03_train.ipynb #0000003f
 def keep_if_best(folder:Path, model:CLIPMini, best:dict, # {"epoch", "recall"} so far
                  val:dict, epoch:int) -> dict: # The best from now on
     "Saves the model as best/, and its place in latest.txt, where its validation recall is the highest so far."
@@ -169,7 +172,7 @@ def keep_if_best(folder:Path, model:CLIPMini, best:dict, # {"epoch", "recall"} s
         write_atomic(folder.parent/"latest.txt", f"{path}\n")
     return dict(epoch=epoch, recall=val["recall"])
 
-# %% ../nbs/03_train.ipynb #00000029
+# %% ../nbs/03_train.ipynb #00000042
 def shared_batches(data:StudyData, rows:np.ndarray, table, # As for `batches`
                    parts:list[np.ndarray],
                    singles:SentenceTable|None=None): # Of the texts of `rows`, where single sentences are asked for
@@ -182,7 +185,7 @@ def shared_batches(data:StudyData, rows:np.ndarray, table, # As for `batches`
             batch = batch._replace(sentences=tokens, holds=holds)
         yield batch
 
-# %% ../nbs/03_train.ipynb #42eef57a
+# %% ../nbs/03_train.ipynb #00000043
 def _epochs(n:int, config:Config) -> Iterator[list[np.ndarray]]:
     "The batches of one epoch after the other, without end: the whole training split, or the next part of it."
     t = config.train
@@ -192,6 +195,7 @@ def _epochs(n:int, config:Config) -> Iterator[list[np.ndarray]]:
         for some in np.array_split(np.arange(len(batches)), n_parts):
             yield [batches[i] for i in some]
 
+# %% ../nbs/03_train.ipynb #00000044
 def epochs_left(n:int, config:Config, # Studies in training, and all settings
                 step:int): # Steps done
     "Each epoch that is not finished, by number, with the batches that are left of it."
@@ -199,7 +203,7 @@ def epochs_left(n:int, config:Config, # Studies in training, and all settings
         if step <= len(parts): yield epoch, parts[max(step, 0):]
         step -= len(parts)
 
-# %% ../nbs/03_train.ipynb #0000002e
+# %% ../nbs/03_train.ipynb #00000049
 def place(model:CLIPMini, t:TrainConfig, device:torch.device) -> None:
     "Brings the model to its device and freezes what does not learn. Raises ValueError for chunks with BatchNorm."
     if process()[1] > 1 and device.type == "cuda":
@@ -209,12 +213,13 @@ def place(model:CLIPMini, t:TrainConfig, device:torch.device) -> None:
     model.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
     if t.chunk_size: refuse_batch_norm(model)
 
+# %% ../nbs/03_train.ipynb #0000004a
 def make_optimizer(model:CLIPMini, t:TrainConfig, accelerator:Accelerator) -> torch.optim.Optimizer:
     "AdamW over what learns."
     groups = param_groups(model, t.weight_decay, t.head_factor, t.text_factor)
     return accelerator.prepare(torch.optim.AdamW(groups, lr=t.lr, fused=True))
 
-# %% ../nbs/03_train.ipynb #2e15d9bd
+# %% ../nbs/03_train.ipynb #0000004c
 @contextmanager
 def _naming_checkpoint(folder:Path):
     "Errors of training also name the last good checkpoint."
@@ -222,6 +227,7 @@ def _naming_checkpoint(folder:Path):
     except OSError as e: raise OSError(f"{e}. {last_good(folder)}") from e
     except FloatingPointError as e: raise ValueError(f"{e}. {last_good(folder)}") from e
 
+# %% ../nbs/03_train.ipynb #0000004d
 def end_epoch(model:CLIPMini, data:StudyData, folder:Path, history:History, epoch:int) -> dict: # The best epoch so far
     "Validates, takes it down, and keeps the model if it is the best."
     history.flush()
@@ -231,7 +237,7 @@ def end_epoch(model:CLIPMini, data:StudyData, folder:Path, history:History, epoc
     history.flush()
     return keep_if_best(folder, model, history.progress.best, val, epoch)
 
-# %% ../nbs/03_train.ipynb #00000030
+# %% ../nbs/03_train.ipynb #0000004f
 def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator, live=False) -> Progress:
     "Trains `model` from the folder's checkpoint on. Raises OSError or ValueError, naming the last good checkpoint."
     t, rows, ids = config.train, data.rows("train"), data.studies["study_id"][:]
@@ -263,7 +269,7 @@ def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:
             if t.patience and epoch - progress.best["epoch"] >= t.patience: break
     return progress
 
-# %% ../nbs/03_train.ipynb #00000032
+# %% ../nbs/03_train.ipynb #00000051
 @torch.no_grad()
 def check_image_size(model:CLIPMini, image_size:int) -> None:
     "Raises ValueError where the image encoder cannot take images of this size."
@@ -272,7 +278,7 @@ def check_image_size(model:CLIPMini, image_size:int) -> None:
         raise ValueError(f"{model.config.image_encoder} cannot take images of {image_size} pixels "
                          f"({str(e).splitlines()[0]}). Give another --data.image_size") from e
 
-# %% ../nbs/03_train.ipynb #00000034
+# %% ../nbs/03_train.ipynb #00000054
 def _load_data(config:Config, resume:Path|None, accelerator:Accelerator) -> StudyData:
     "The data, with the split of the run that is resumed. Raises ValueError where too little is left for training."
     data = prepare_data(config.data, config.seed, read_run(resume, "splits.json") if resume else None)
@@ -282,6 +288,7 @@ def _load_data(config:Config, resume:Path|None, accelerator:Accelerator) -> Stud
         raise ValueError("only 1 study is left for training; contrastive learning needs at least 2")
     return data
 
+# %% ../nbs/03_train.ipynb #00000055
 def _run_folder(config:Config, data:StudyData, resume:Path|None, accelerator:Accelerator) -> Path:
     "The run's folder, which the main process makes, with the trackers in it."
     info = describe_run(config, data, accelerator.device)
@@ -292,7 +299,7 @@ def _run_folder(config:Config, data:StudyData, resume:Path|None, accelerator:Acc
     accelerator.init_trackers("radiology_clip_mini", config=flat_settings(config))
     return folder
 
-# %% ../nbs/03_train.ipynb #327adfc3
+# %% ../nbs/03_train.ipynb #00000056
 def train(config:Config, # All settings
           resume:Path|None=None, # The folder of a run that was stopped; its own settings: `resume_config`
           live:bool=False, # Draw loss and recall while it trains, in a notebook
@@ -314,7 +321,7 @@ def train(config:Config, # All settings
     if progress.signal: signal.raise_signal(progress.signal)
     return folder
 
-# %% ../nbs/03_train.ipynb #0000004e
+# %% ../nbs/03_train.ipynb #0000006f
 def rclip_train(argv:list[str]|None=None) -> Path|None:
     "Trains as the command line says, and says where the model is."
     argv = sys.argv[1:] if argv is None else argv
@@ -330,6 +337,6 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
               "Next: rclip_eval, then rclip_viz")
     return folder
 
-# %% ../nbs/03_train.ipynb #0000004f
+# %% ../nbs/03_train.ipynb #00000070
 def main(): clear_errors(rclip_train, "rclip_train")
 if __name__ == "__main__" and globals().get("__spec__"): main()

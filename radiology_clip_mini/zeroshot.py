@@ -26,6 +26,7 @@ def has_finding(labels, # n lists of labels
         row[:] = [finding in held for finding in findings]
     return found
 
+# %% ../nbs/extras/zeroshot.ipynb #0000000a
 def common_findings(labels, # n lists of labels
                     least:int=5) -> list[str]: # Studies that have it, and that do not
     "The findings that can be evaluated, the most frequent first; \"other\" is none."
@@ -33,7 +34,7 @@ def common_findings(labels, # n lists of labels
     n = has_finding(labels, names).sum(0)
     return [names[i] for i in np.argsort(-n, kind="stable") if least <= n[i] <= len(labels) - least]
 
-# %% ../nbs/extras/zeroshot.ipynb #0000000d
+# %% ../nbs/extras/zeroshot.ipynb #0000000e
 PRESENT = ("{}.", "There is {}.", "{} is seen.", "Findings consistent with {}.")
 ABSENT = ("No {}.", "There is no {}.", "No {} is seen.", "No evidence of {}.")
 SCALE = 1 / 0.07 # CLIP's first temperature; it moves probabilities, not their order
@@ -42,6 +43,7 @@ def _prompt(template:str, finding:str) -> str:
     text = template.format(finding)
     return text[0].upper() + text[1:]
 
+# %% ../nbs/extras/zeroshot.ipynb #0000000f
 @torch.no_grad()
 def prompt_embeddings(model, # Anything with `encode_text`
                       findings:list[str], templates:tuple) -> np.ndarray: # (f, d)
@@ -50,7 +52,7 @@ def prompt_embeddings(model, # Anything with `encode_text`
     emb = model.encode_text(texts).float().cpu().numpy()
     return emb.reshape(len(findings), len(templates), -1).mean(1)
 
-# %% ../nbs/extras/zeroshot.ipynb #0000000f
+# %% ../nbs/extras/zeroshot.ipynb #00000012
 def finding_scores(model, image_emb:np.ndarray, # (n, d) unit rows
                    findings:list[str]) -> dict[str, np.ndarray]: # Each (n, f): "X", "no X" and "contrast"
     "Nearness to the statement, distance from the denial, and their sum, which orders images like the softmax."
@@ -58,11 +60,12 @@ def finding_scores(model, image_emb:np.ndarray, # (n, d) unit rows
     absent = image_emb @ prompt_embeddings(model, findings, ABSENT).T
     return {"X": present, "no X": -absent, "contrast": present - absent}
 
+# %% ../nbs/extras/zeroshot.ipynb #00000013
 def probability(contrast:np.ndarray) -> np.ndarray:
     "The softmax of statement and denial: the probability that the model gives to the statement."
     return 1 / (1 + np.exp(-SCALE * contrast))
 
-# %% ../nbs/extras/zeroshot.ipynb #00000015
+# %% ../nbs/extras/zeroshot.ipynb #0000001a
 def auc_and_ap(scores:np.ndarray, truth:np.ndarray, # (n,), and (n,) bool
                weights:np.ndarray|None=None, # (m, n) how often each study counts; None for once
               ) -> tuple[np.ndarray, np.ndarray]: # (m,) each; NaN where a resample has one class only
@@ -82,7 +85,7 @@ def auc_and_ap(scores:np.ndarray, truth:np.ndarray, # (n,), and (n,) bool
         ap = np.nansum(with_it * p/(p + n), 1) / p[:, -1]
     return auc, ap
 
-# %% ../nbs/extras/zeroshot.ipynb #0000001a
+# %% ../nbs/extras/zeroshot.ipynb #00000020
 def _aucs(scores:dict, truth:np.ndarray, weights:np.ndarray) -> np.ndarray: # (4, m, f)
     "AUC, AP, and the AUC of \"X\" and of \"no X\", for each finding in each resample."
     findings = []
@@ -91,14 +94,14 @@ def _aucs(scores:dict, truth:np.ndarray, weights:np.ndarray) -> np.ndarray: # (4
         findings.append([*found["contrast"], found["X"][0], found["no X"][0]])
     return np.stack(findings, -1)
 
-# %% ../nbs/extras/zeroshot.ipynb #0000001b
+# %% ../nbs/extras/zeroshot.ipynb #00000021
 def _cosines(model, findings:list[str]) -> np.ndarray: # (f,)
     "How alike the model finds each finding and its denial."
     a, b = (prompt_embeddings(model, findings, templates) for templates in (PRESENT, ABSENT))
     a, b = (emb / np.linalg.norm(emb, axis=1, keepdims=True) for emb in (a, b))
     return (a * b).sum(1)
 
-# %% ../nbs/extras/zeroshot.ipynb #0000001c
+# %% ../nbs/extras/zeroshot.ipynb #00000023
 def zero_shot(model, # Anything with `encode_text`
               image_emb:np.ndarray, # (n, d) unit rows
               labels, patients, # n lists of labels, n patient ids
