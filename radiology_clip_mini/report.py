@@ -121,7 +121,7 @@ def _recall_curve(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
     ax.plot(ks, [np.minimum(k / ranks["twins"], 1).mean() for k in ks], "k--", lw=1, label="ceiling")
     ax.plot(ks, ks / n_gallery, "k:", lw=1, label="chance")
     ax.set(xscale="log", xlabel="k", ylabel="recall at k", ylim=(0, 1.02))
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(.5, -.18), ncol=4) # beside the curves, not over them
 
 # %% ../nbs/extras/report.ipynb #00000025
 def _rank_histogram(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
@@ -147,7 +147,7 @@ def _calibration(ax, ranks:pd.DataFrame) -> None:
     curve, right = matched_share(matched, random), ax.twinx()
     right.plot(curve["similarity"], curve["share"], "k.-", ms=4, lw=1)
     right.set(ylabel="share that is matched", ylim=(0, 1.02))
-    ax.legend(fontsize=8, loc="upper left")
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(.5, -.18), ncol=2)
 
 # %% ../nbs/extras/report.ipynb #0000002b
 def figure_png(fig:Figure) -> bytes:
