@@ -16,6 +16,7 @@ from scipy.sparse import csr_array, eye_array
 import torch
 
 from .command import progress
+from .sources import label_matrix
 from .uncertainty import summarise
 
 # %% ../nbs/04_metrics.ipynb #00000010
@@ -30,23 +31,16 @@ def equal_relevance(query_ids, gallery_ids) -> csr_array: # (q, g)
     return (queries @ gallery.T).tocsr()
 
 # %% ../nbs/04_metrics.ipynb #00000014
-def _label_matrix(table:pd.DataFrame, known:dict[str, int]) -> csr_array: # (studies, known)
-    "1 where a study has a label; `known` gives each label its column."
-    held = np.zeros((len(table), len(known)))
-    for row, labels in zip(held, table["labels"]): row[[known[label] for label in labels]] = 1
-    return csr_array(held)
-
-# %% ../nbs/04_metrics.ipynb #00000015
 def finding_relevance(query:pd.DataFrame, gallery:pd.DataFrame) -> csr_array: # (q, g) of 0, 1, 2 and 3
     "Relevance by findings; both tables have columns text_id and labels (a list each)."
-    known = {label: i for i, label in enumerate(sorted(set().union(*query["labels"], *gallery["labels"])))}
-    q, g = _label_matrix(query, known), _label_matrix(gallery, known)
+    known = sorted(set().union(*query["labels"], *gallery["labels"]))
+    q, g = (csr_array(label_matrix(table["labels"], known).astype(float)) for table in (query, gallery))
     shared = (q @ g.T).tocoo() # how many labels two studies share
     equal = (shared.data == q.sum(1)[shared.row]) & (shared.data == g.sum(1)[shared.col])
     by_label = csr_array((1. + equal, (shared.row, shared.col)), shape=shared.shape)
     return by_label.maximum(3 * equal_relevance(query["text_id"], gallery["text_id"]))
 
-# %% ../nbs/04_metrics.ipynb #0000001b
+# %% ../nbs/04_metrics.ipynb #0000001a
 class TieGroups(NamedTuple):
     "Groups of equal scores that hold a relevant item; by query, the best first. Arrays of one length."
     query: np.ndarray # Row of the query
@@ -55,7 +49,7 @@ class TieGroups(NamedTuple):
     relevant: np.ndarray # Relevant ones among them
     gain: np.ndarray # Sum of their relevance
 
-# %% ../nbs/04_metrics.ipynb #0000001d
+# %% ../nbs/04_metrics.ipynb #0000001c
 def _query_of(relevance:csr_array) -> np.ndarray: # (relevant items,)
     return np.arange(relevance.shape[0]).repeat(np.diff(relevance.indptr))
 
@@ -74,7 +68,7 @@ def _place_several(ranked:torch.Tensor, own:torch.Tensor, items:csr_array) -> tu
     before = torch.searchsorted(ranked, wanted)[query, place].numpy()
     return ranked.shape[1] - upto, upto - before
 
-# %% ../nbs/04_metrics.ipynb #0000001f
+# %% ../nbs/04_metrics.ipynb #0000001e
 def tie_groups(similarity:torch.Tensor, # (q, g)
                relevance:csr_array, # (q, g), at least one item in each row
                ranked:torch.Tensor|None=None) -> TieGroups: # `similarity` with each row sorted, if at hand
@@ -92,12 +86,12 @@ def tie_groups(similarity:torch.Tensor, # (q, g)
     relevant, gain = np.diff(start, append=len(order)), np.add.reduceat(relevance.data[order], start)
     return TieGroups(query[start], above[start], tied[start], relevant, gain)
 
-# %% ../nbs/04_metrics.ipynb #00000024
+# %% ../nbs/04_metrics.ipynb #00000023
 def expected_rank(above, tied, relevant) -> np.ndarray:
     "The mean rank of the first relevant item when tied items come in random order; 1 is best."
     return above + (tied + 1) / (relevant + 1)
 
-# %% ../nbs/04_metrics.ipynb #00000025
+# %% ../nbs/04_metrics.ipynb #00000024
 def hit_probability(above, tied, relevant, k:int) -> np.ndarray:
     "The probability that a relevant item is among the first `k` when tied items come in random order."
     drawn, miss = np.clip(k - above, 0, tied), np.ones(len(above))
@@ -106,7 +100,7 @@ def hit_probability(above, tied, relevant, k:int) -> np.ndarray:
         miss *= np.where(j < drawn, still, 1)
     return 1 - miss
 
-# %% ../nbs/04_metrics.ipynb #0000002b
+# %% ../nbs/04_metrics.ipynb #0000002a
 def reciprocal_rank(above, tied, relevant) -> np.ndarray:
     "The mean of 1/rank of the first relevant item when tied items come in random order."
     (a, t, r), back = np.unique(np.stack([above, tied, relevant]), axis=1, return_inverse=True)
@@ -117,7 +111,7 @@ def reciprocal_rank(above, tied, relevant) -> np.ndarray:
         none -= hit
     return total[back.ravel()]
 
-# %% ../nbs/04_metrics.ipynb #0000002f
+# %% ../nbs/04_metrics.ipynb #0000002e
 def average_precision(groups:TieGroups, n_queries:int, n_gallery:int) -> np.ndarray: # (n_queries,)
     "AP of each query, the mean over all orders of tied items."
     q, a, t, r, _ = groups
@@ -128,7 +122,7 @@ def average_precision(groups:TieGroups, n_queries:int, n_gallery:int) -> np.ndar
     inner = (before + 1)*h + (r - 1) / np.maximum(t - 1, 1) * (t - (a + 1)*h)
     return np.bincount(q, r / t * inner, n_queries) / np.bincount(q, r, n_queries)
 
-# %% ../nbs/04_metrics.ipynb #00000034
+# %% ../nbs/04_metrics.ipynb #00000033
 def _ideal_dcg(relevance:csr_array, discount:np.ndarray) -> np.ndarray: # (queries,)
     "DCG of the best order; `discount` is by place, for the first k."
     query = _query_of(relevance)
@@ -137,7 +131,7 @@ def _ideal_dcg(relevance:csr_array, discount:np.ndarray) -> np.ndarray: # (queri
     counts = place < len(discount)
     return np.bincount(query[counts], gain[counts] * discount[place[counts]], relevance.shape[0])
 
-# %% ../nbs/04_metrics.ipynb #00000036
+# %% ../nbs/04_metrics.ipynb #00000035
 def ndcg(groups:TieGroups, relevance:csr_array, # (queries, gallery)
          k:int=10) -> np.ndarray: # Places that count; (queries,) in [0, 1]
     "nDCG@k of each query, tied items sharing their places."
@@ -147,7 +141,7 @@ def ndcg(groups:TieGroups, relevance:csr_array, # (queries, gallery)
     dcg = np.bincount(groups.query, groups.gain / groups.tied * shared, relevance.shape[0])
     return dcg / _ideal_dcg(relevance, discount)
 
-# %% ../nbs/04_metrics.ipynb #0000003c
+# %% ../nbs/04_metrics.ipynb #0000003b
 def _score(groups:TieGroups, relevance:csr_array, ks:tuple) -> pd.DataFrame:
     "The scores of each query from the places of its relevant items."
     first = np.flatnonzero(np.diff(groups.query, prepend=-1))
@@ -157,7 +151,7 @@ def _score(groups:TieGroups, relevance:csr_array, ks:tuple) -> pd.DataFrame:
     every = {"mAP": average_precision(groups, *relevance.shape), "nDCG@10": ndcg(groups, relevance)}
     return pd.DataFrame(recall | one | every)
 
-# %% ../nbs/04_metrics.ipynb #0000003e
+# %% ../nbs/04_metrics.ipynb #0000003d
 def _check_relevance(relevance, shape:tuple) -> csr_array:
     "`relevance` without its zeros."
     relevance = csr_array(relevance, dtype=float)
@@ -172,7 +166,7 @@ def _check_relevance(relevance, shape:tuple) -> csr_array:
                          f"the first is query {lost.argmax()}")
     return relevance
 
-# %% ../nbs/04_metrics.ipynb #0000003f
+# %% ../nbs/04_metrics.ipynb #0000003e
 def _check_similarity(similarity:torch.Tensor) -> None:
     shape = tuple(similarity.shape)
     if len(shape) != 2 or 0 in shape:
@@ -180,7 +174,7 @@ def _check_similarity(similarity:torch.Tensor) -> None:
     lost = (~similarity.isfinite()).sum().item()
     if lost: raise ValueError(f"{lost} of {similarity.numel()} similarities are NaN or infinite")
 
-# %% ../nbs/04_metrics.ipynb #00000040
+# %% ../nbs/04_metrics.ipynb #0000003f
 def query_scores(similarity, # (queries, gallery)
                  relevance=None, # The same shape, dense or sparse, above 0 is relevant; None for the diagonal
                  ks:tuple=(1, 5, 10)) -> pd.DataFrame: # R@k, MedR (its rank), MRR (1/rank), mAP (its AP), nDCG@10
@@ -193,12 +187,12 @@ def query_scores(similarity, # (queries, gallery)
     relevance = _check_relevance(eye_array(len(similarity)) if relevance is None else relevance, shape)
     return _score(tie_groups(similarity, relevance), relevance, ks)
 
-# %% ../nbs/04_metrics.ipynb #00000042
+# %% ../nbs/04_metrics.ipynb #00000041
 def retrieval_metrics(similarity, relevance=None, ks:tuple=(1, 5, 10)) -> dict[str, float]: # As `query_scores`
     "Recalls, MRR, mAP and nDCG in [0, 1], and MedR, a rank. Raises ValueError as `query_scores` does."
     return summarise(query_scores(similarity, relevance, ks))
 
-# %% ../nbs/04_metrics.ipynb #00000054
+# %% ../nbs/04_metrics.ipynb #00000053
 Similarity = Callable[[int, int], torch.Tensor] # (start, stop) -> (stop - start, gallery)
 BLOCK = 2**22 # Similarities in memory at a time, 17 MB; larger blocks cost more time than they save
 
@@ -211,7 +205,7 @@ def cosine_blocks(query_emb:np.ndarray, gallery_emb:np.ndarray) -> Similarity: #
     if lost: raise ValueError(f"{lost} of {len(q)+len(g)} embeddings are NaN or infinite")
     return lambda start, stop: q[start:stop] @ g.T
 
-# %% ../nbs/04_metrics.ipynb #00000056
+# %% ../nbs/04_metrics.ipynb #00000055
 def score_blocks(similarity:Similarity,
                  relevance:dict[str, Callable], # Kind to a function of (start, stop) -> (stop - start, gallery), sparse
                  n_queries:int, n_gallery:int,
@@ -229,17 +223,17 @@ def score_blocks(similarity:Similarity,
             found[kind][start:stop] = _score(tie_groups(block, right, ranked), right, ks)[names]
     return {kind: pd.DataFrame(values, columns=names) for kind, values in found.items()}
 
-# %% ../nbs/04_metrics.ipynb #00000057
+# %% ../nbs/04_metrics.ipynb #00000056
 def rows_of(relevance:csr_array) -> Callable:
     "The rows of a whole relevance matrix, as `score_blocks` asks for them."
     return lambda start, stop: relevance[start:stop]
 
-# %% ../nbs/04_metrics.ipynb #00000061
+# %% ../nbs/04_metrics.ipynb #00000060
 def no_preference(n_gallery:int) -> Similarity:
     "No difference between any items: whoever answers so knows nothing."
     return lambda start, stop: torch.zeros(stop - start, n_gallery)
 
-# %% ../nbs/04_metrics.ipynb #00000068
+# %% ../nbs/04_metrics.ipynb #00000067
 def perfect_reader(query_text_ids, gallery_text_ids) -> Similarity:
     "1 for the same text, 0 for any other: the best that can be done from what texts say."
     q, g = (torch.tensor(np.asarray(ids)) for ids in (query_text_ids, gallery_text_ids))
@@ -250,7 +244,7 @@ def always_normal(gallery_labels) -> Similarity:
     normal = torch.tensor([float(not len(labels)) for labels in gallery_labels])
     return lambda start, stop: normal.expand(stop - start, -1)
 
-# %% ../nbs/04_metrics.ipynb #0000007f
+# %% ../nbs/04_metrics.ipynb #0000007e
 if __name__ == "__main__" and globals().get("__spec__"):
     from radiology_clip_mini.evaluate import main # the command lives in an extra, and this is its older name
     main()

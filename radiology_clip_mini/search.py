@@ -27,7 +27,7 @@ from .command import progress
 from .data import StudyData, fingerprint
 from .metrics import expected_rank
 from .models import CLIPMini, embed
-from .sources import plain_finding
+from .sources import label_matrix, plain_finding
 
 # %% ../nbs/extras/search.ipynb #0000000a
 def _model_key(model:CLIPMini) -> str:
@@ -242,8 +242,8 @@ def studies_with(labels:list[list[str]] # Of n studies
     count = Counter()
     for each in found: count.update(each)
     if not count.keys() - {"no finding"}: return {}
-    def having(name): return np.array([name in each for each in found])
-    return {name: having(name) for name, _ in count.most_common()}
+    names = [name for name, _ in count.most_common()]
+    return dict(zip(names, label_matrix(found, names).T))
 
 # %% ../nbs/extras/search.ipynb #00000054
 def mean_pictures(data:StudyData, rows:np.ndarray # Such as `data.rows("train")`; of many, 500 are used

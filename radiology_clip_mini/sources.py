@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'FINDINGS', 'HUB_ID', 'HUB_COLUMNS', 'pick_text', 'mesh_labels', 'plain_finding',
-           'image_key', 'read_kaggle', 'header_view', 'dicom_view', 'read_openi', 'read_r2gen', 'r2gen_split',
-           'image_bytes', 'read_hub', 'read_mapped', 'read_folder', 'read_table', 'read_path']
+           'label_matrix', 'image_key', 'read_kaggle', 'header_view', 'dicom_view', 'read_openi', 'read_r2gen',
+           'r2gen_split', 'image_bytes', 'read_hub', 'read_mapped', 'read_folder', 'read_table', 'read_path']
 
 # %% ../nbs/extras/sources.ipynb #00000004
 import base64, io, json, re, tarfile, warnings
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Iterator
 
 from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
+import numpy as np
 import pandas as pd
 from PIL import Image as PILImage
 
@@ -124,7 +125,16 @@ def plain_finding(label:str) -> str: # "consolidation" of "left lower lobe conso
     "A label without its side and lobe."
     return re.sub(r"^((left|right) )?((upper lobe|middle lobe|lower lobe|lingula) )?", "", label)
 
-# %% ../nbs/extras/sources.ipynb #00000026
+# %% ../nbs/extras/sources.ipynb #00000020
+def label_matrix(labels, # n lists or sets of labels
+                 names:list[str]) -> np.ndarray: # f names; (n, f) bool
+    "Which of the lists hold which of the names."
+    place = {name: i for i, name in enumerate(names)}
+    found = np.zeros((len(labels), len(names)), dtype=bool)
+    for row, held in zip(found, labels): row[[place[name] for name in held if name in place]] = True
+    return found
+
+# %% ../nbs/extras/sources.ipynb #00000029
 _IMAGE_FILES = (".png", ".jpg", ".jpeg", ".dcm")
 
 def image_key(name:str) -> str: # uid_IM-number
@@ -132,7 +142,7 @@ def image_key(name:str) -> str: # uid_IM-number
     stem = re.sub(r"(\.(png|jpe?g|dcm))+$", "", name, flags=re.I)
     return re.sub(r"^CXR(\d+)_(?:\1_)?", r"\1_", stem)
 
-# %% ../nbs/extras/sources.ipynb #00000027
+# %% ../nbs/extras/sources.ipynb #0000002a
 def _image_files(folder:str|Path) -> dict[str, Path]:
     "The images in a folder and all folders below, by their key; of two copies the first path counts."
     found = {}
@@ -141,7 +151,7 @@ def _image_files(folder:str|Path) -> dict[str, Path]:
             found.setdefault(image_key(p.name), p)
     return found
 
-# %% ../nbs/extras/sources.ipynb #0000002a
+# %% ../nbs/extras/sources.ipynb #0000002d
 def _first_views(images, skipped:dict) -> dict: # {"frontal": path, "lateral": path}, only the views that are there
     "The first of each view among the (name, view, path or None) of one study; the others are added to `skipped`."
     views = {}
@@ -151,12 +161,12 @@ def _first_views(images, skipped:dict) -> dict: # {"frontal": path, "lateral": p
         else: views[view] = path
     return views
 
-# %% ../nbs/extras/sources.ipynb #0000002e
+# %% ../nbs/extras/sources.ipynb #00000031
 def _iu_study(r, frontal=None, lateral=None) -> dict:
     "A record of IU X-Ray, with uid, MeSH and its sections of text, as a study."
     return _study(r["uid"], r["uid"], pick_text(r), mesh_labels(r["MeSH"]), frontal, lateral)
 
-# %% ../nbs/extras/sources.ipynb #0000002f
+# %% ../nbs/extras/sources.ipynb #00000032
 def read_kaggle(folder:str|Path, # Holds indiana_reports.csv, indiana_projections.csv and images in any folder below
                 skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of Kaggle's IU X-Ray as `STUDY_FEATURES`; those without images too."
@@ -169,7 +179,7 @@ def read_kaggle(folder:str|Path, # Holds indiana_reports.csv, indiana_projection
     records = reports.to_dict("records")
     return _table([_iu_study(r, **_first_views(images.get(r["uid"], []), skipped)) for r in records], folder)
 
-# %% ../nbs/extras/sources.ipynb #00000035
+# %% ../nbs/extras/sources.ipynb #00000038
 def _xml_report(xml:bytes) -> dict: # uid, MeSH, findings, impression and images, a list of keys
     "One Open-i report. Raises ValueError where it is no XML or has no id."
     try: root = ElementTree.fromstring(xml)
@@ -181,7 +191,7 @@ def _xml_report(xml:bytes) -> dict: # uid, MeSH, findings, impression and images
     images = sorted(image_key(e.get("id", "")) for e in root.iterfind("parentImage"))
     return dict(uid=uid, MeSH=mesh, findings=text.get("findings"), impression=text.get("impression"), images=images)
 
-# %% ../nbs/extras/sources.ipynb #00000037
+# %% ../nbs/extras/sources.ipynb #0000003a
 def _xml_files(folder:Path) -> Iterator[tuple[str, bytes]]:
     "The names and contents of all reports in a folder, or in the archive of them."
     files = sorted(folder.rglob("*.xml"))
@@ -194,7 +204,7 @@ def _xml_files(folder:Path) -> Iterator[tuple[str, bytes]]:
         except (tarfile.TarError, EOFError, OSError) as e:
             raise ValueError(f"the archive {path} is damaged ({e})") from e
 
-# %% ../nbs/extras/sources.ipynb #00000039
+# %% ../nbs/extras/sources.ipynb #0000003c
 _PROGRAMME = {"3": "lateral", "4": "lateral", "60003": "lateral", "720F": "lateral",
               "1": "frontal", "2": "frontal", "60025": "frontal", "0200": "frontal"}
 
@@ -207,7 +217,7 @@ def header_view(position:str, # "View Position"
     if programme in _PROGRAMME: return _PROGRAMME[programme]
     return "frontal" if position == "AP" or programme != "0" else ""
 
-# %% ../nbs/extras/sources.ipynb #0000003b
+# %% ../nbs/extras/sources.ipynb #0000003e
 _HEADER = ("View Position", "Patient Orientation", "Acquisition Device Processing Code")
 
 def _header_views(folder:Path) -> dict[str, str]:
@@ -219,7 +229,7 @@ def _header_views(folder:Path) -> dict[str, str]:
             views[image_key(name)] = header_view(*fields)
     return views
 
-# %% ../nbs/extras/sources.ipynb #0000003c
+# %% ../nbs/extras/sources.ipynb #0000003f
 def dicom_view(path:Path) -> str: # frontal, lateral or ""
     "The view in a DICOM file's own header. Needs pydicom (`pip install 'radiology-clip-mini[dicom]'`)."
     import pydicom # only those who hold DICOM files need it
@@ -230,7 +240,7 @@ def dicom_view(path:Path) -> str: # frontal, lateral or ""
     position, orientation, programme = [head.get(name) or "" for name in names]
     return header_view(str(position), str(list(orientation)), str(programme))
 
-# %% ../nbs/extras/sources.ipynb #0000003e
+# %% ../nbs/extras/sources.ipynb #00000041
 def _fill_views(views:dict[str, str]) -> dict[str, str]: # Image to frontal, lateral or ""; in the order of their names
     "The same with a view for each image."
     views = dict(views)
@@ -238,12 +248,12 @@ def _fill_views(views:dict[str, str]) -> dict[str, str]: # Image to frontal, lat
         if not views[name]: views[name] = "lateral" if "frontal" in views.values() else "frontal"
     return views
 
-# %% ../nbs/extras/sources.ipynb #00000040
+# %% ../nbs/extras/sources.ipynb #00000043
 def _own_view(path:Path|None) -> str:
     "The view in the header of an image file, where it is a DICOM file."
     return dicom_view(path) if path and path.suffix.lower() == ".dcm" else ""
 
-# %% ../nbs/extras/sources.ipynb #00000041
+# %% ../nbs/extras/sources.ipynb #00000044
 def read_openi(folder:str|Path, # Holds *.xml or NLMCXR_reports.tgz, and images (PNG, JPEG or DICOM) in any folder
                skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of Open-i's originals as `STUDY_FEATURES`; those without images too."
@@ -258,7 +268,7 @@ def read_openi(folder:str|Path, # Holds *.xml or NLMCXR_reports.tgz, and images 
         rows.append(_iu_study(report, **_first_views(images, skipped)))
     return _table(rows, folder)
 
-# %% ../nbs/extras/sources.ipynb #0000004c
+# %% ../nbs/extras/sources.ipynb #0000004f
 def _annotation(path:Path) -> dict[str, list[dict]]: # Split to entries with id, report and image_path
     "R2Gen's annotation.json. Raises ValueError where it is another kind of file."
     try:
@@ -270,13 +280,13 @@ def _annotation(path:Path) -> dict[str, list[dict]]: # Split to entries with id,
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{path} is not R2Gen's annotation.json ({type(e).__name__}: {e})") from e
 
-# %% ../nbs/extras/sources.ipynb #0000004d
+# %% ../nbs/extras/sources.ipynb #00000050
 def _r2gen_uid(entry:dict) -> str: return re.sub(r"^CXR(\d+)_.*", r"\1", entry["id"])
 
-# %% ../nbs/extras/sources.ipynb #0000004f
+# %% ../nbs/extras/sources.ipynb #00000052
 def _if_there(path:Path) -> Path|None: return path if path.is_file() else None
 
-# %% ../nbs/extras/sources.ipynb #00000050
+# %% ../nbs/extras/sources.ipynb #00000053
 def read_r2gen(folder:str|Path, # Holds annotation.json and images/CXR<uid>_IM-<number>/0.png
                skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of R2Gen's copy as `STUDY_FEATURES`; those without images too."
@@ -287,7 +297,7 @@ def read_r2gen(folder:str|Path, # Holds annotation.json and images/CXR<uid>_IM-<
         rows.append(_study(_r2gen_uid(entry), _r2gen_uid(entry), pick_text(entry), **_first_views(images, skipped)))
     return _table(rows, folder)
 
-# %% ../nbs/extras/sources.ipynb #00000051
+# %% ../nbs/extras/sources.ipynb #00000054
 def r2gen_split(path:str|Path) -> dict[str, str]: # annotation.json to {study id: train, val or test}
     "R2Gen's split. 47 % of its test reports stand word for word in train: for comparison with others only."
     split_of = {}
@@ -295,7 +305,7 @@ def r2gen_split(path:str|Path) -> dict[str, str]: # annotation.json to {study id
         split_of |= dict.fromkeys(map(_r2gen_uid, entries), split)
     return split_of
 
-# %% ../nbs/extras/sources.ipynb #00000056
+# %% ../nbs/extras/sources.ipynb #00000059
 def image_bytes(value) -> bytes|None: # An encoded image, not yet checked
     "The bytes of an image held as bytes, base64 text, {'bytes': …}, {'path': …} or a PIL image; None stays None."
     if isinstance(value, dict):
@@ -309,7 +319,7 @@ def image_bytes(value) -> bytes|None: # An encoded image, not yet checked
     try: return base64.b64decode(value, validate=True)
     except ValueError: return value.encode(errors="replace")
 
-# %% ../nbs/extras/sources.ipynb #00000059
+# %% ../nbs/extras/sources.ipynb #0000005c
 HUB_ID = "ykumards/open-i"
 HUB_COLUMNS = ("uid", "MeSH", "findings", "impression", "img_frontal", "img_lateral")
 
@@ -321,7 +331,7 @@ def _load_saved(folder:str, split_spec:str) -> Dataset:
         raise ValueError(f"{folder} has no split {split_spec!r}; it has: {', '.join(saved)}")
     return saved[split_spec]
 
-# %% ../nbs/extras/sources.ipynb #0000005a
+# %% ../nbs/extras/sources.ipynb #0000005d
 def _load_table(source:str, split_spec:str, cache_dir:str|None) -> Dataset:
     "A table as `datasets` reads it. Raises OSError where the hub cannot be reached."
     path = Path(source)
@@ -338,7 +348,7 @@ def _load_table(source:str, split_spec:str, cache_dir:str|None) -> Dataset:
                       "connection, or give a local copy: --data.source PATH, a folder with Kaggle's CSVs, "
                       "with metadata.csv, or with parquet files") from e
 
-# %% ../nbs/extras/sources.ipynb #0000005c
+# %% ../nbs/extras/sources.ipynb #0000005f
 def _image_cell(value): # Bytes, the path of a file that is not yet read, or None
     "What `_study` takes, from however a table holds an image."
     on_disk = isinstance(value, dict) and value.get("bytes") is None and value.get("path")
@@ -348,7 +358,7 @@ def _hub_study(r:dict) -> dict:
     "A row of the hub's table as a study."
     return _iu_study(r, _image_cell(r["img_frontal"]), _image_cell(r["img_lateral"]))
 
-# %% ../nbs/extras/sources.ipynb #0000005d
+# %% ../nbs/extras/sources.ipynb #00000060
 def _open_table(source:str, split_spec:str, cache_dir:str|None, columns) -> Dataset:
     "A table that has all of `columns`, its images undecoded. Raises ValueError for other columns."
     table = _load_table(source, split_spec, cache_dir)
@@ -357,7 +367,7 @@ def _open_table(source:str, split_spec:str, cache_dir:str|None, columns) -> Data
         if isinstance(feature, Image): table = table.cast_column(name, Image(decode=False))
     return table
 
-# %% ../nbs/extras/sources.ipynb #0000005f
+# %% ../nbs/extras/sources.ipynb #00000062
 def _map_rows(table:Dataset, source:str, to_study, **settings) -> Dataset:
     "Every row as a study. Raises ValueError for a cell that is neither text nor an image."
     settings |= dict(features=STUDY_FEATURES, remove_columns=table.column_names, desc="reading studies")
@@ -365,14 +375,14 @@ def _map_rows(table:Dataset, source:str, to_study, **settings) -> Dataset:
     except (TypeError, AttributeError, ValueError) as e:
         raise ValueError(f"{source} has a cell that is no text, no label or no image ({type(e).__name__}: {e})") from e
 
-# %% ../nbs/extras/sources.ipynb #00000060
+# %% ../nbs/extras/sources.ipynb #00000063
 def read_hub(source:str=HUB_ID, # A hub id, or a .parquet file (or a folder of them) with the hub's columns
              split_spec:str="train", # As `datasets` reads it: "train", "train[:500]"
              cache_dir:str|None=None) -> Dataset: # Files are kept there; None for the default of `datasets`
     "All studies of a table with the hub's columns as `STUDY_FEATURES`. OSError without the hub, ValueError for others."
     return _map_rows(_open_table(source, split_spec, cache_dir, HUB_COLUMNS), source, _hub_study)
 
-# %% ../nbs/extras/sources.ipynb #00000069
+# %% ../nbs/extras/sources.ipynb #0000006c
 def _check_mapping(columns:dict[str, str]) -> None:
     "Raises ValueError for a mapping that names an unknown field, or lacks the text or every view."
     unknown = sorted(columns.keys() - STUDY_FEATURES.keys())
@@ -385,7 +395,7 @@ def _check_mapping(columns:dict[str, str]) -> None:
     if "patient_id" not in columns:
         warnings.warn("data.columns maps no patient_id: every study counts as a patient of its own")
 
-# %% ../nbs/extras/sources.ipynb #0000006a
+# %% ../nbs/extras/sources.ipynb #0000006d
 def _mapped_study(r:dict, i:int, columns:dict[str, str]) -> dict:
     "Row number `i` of a table as a study."
     cell = {field: r[column] for field, column in columns.items()}
@@ -394,7 +404,7 @@ def _mapped_study(r:dict, i:int, columns:dict[str, str]) -> dict:
     views = {view: _image_cell(cell.get(view)) for view in ("frontal", "lateral")}
     return _study(study, cell.get("patient_id", study), pick_text(cell), labels, **views)
 
-# %% ../nbs/extras/sources.ipynb #0000006c
+# %% ../nbs/extras/sources.ipynb #0000006f
 def read_mapped(source:str, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
                 columns:dict[str, str], # Field of a study to the table's column: text and a view; other fields if there
                 split_spec:str="train", cache_dir:str|None=None) -> Dataset:
@@ -403,13 +413,13 @@ def read_mapped(source:str, # A hub id, a .parquet file, a folder of them, or a 
     table = _open_table(source, split_spec, cache_dir, columns.values())
     return _map_rows(table, source, _mapped_study, with_indices=True, fn_kwargs=dict(columns=columns))
 
-# %% ../nbs/extras/sources.ipynb #00000071
+# %% ../nbs/extras/sources.ipynb #00000074
 def _labels(terms:str|None) -> list[str]: # Lower case, without "normal" and empty ones
     "Findings that are separated by semicolons, as a list."
     found = (t.strip().lower() for t in (terms or "").split(";"))
     return [t for t in found if t not in _NO_FINDING]
 
-# %% ../nbs/extras/sources.ipynb #00000074
+# %% ../nbs/extras/sources.ipynb #00000077
 def _is_lateral(view:str) -> bool: return view.strip().upper().startswith(("L", "RL")) or "LATERAL" in view.upper()
 
 def _read_json_lines(path:Path) -> pd.DataFrame:
@@ -418,7 +428,7 @@ def _read_json_lines(path:Path) -> pd.DataFrame:
     except (ValueError, TypeError) as e:
         raise ValueError(f"{path} could not be read as JSON lines: {e}") from e
 
-# %% ../nbs/extras/sources.ipynb #00000075
+# %% ../nbs/extras/sources.ipynb #00000078
 def _read_metadata(folder:Path) -> pd.DataFrame:
     "metadata.csv or metadata.jsonl, every cell as text, with study_id, patient_id and view filled in."
     path = folder/"metadata.csv"
@@ -431,7 +441,7 @@ def _read_metadata(folder:Path) -> pd.DataFrame:
     if "study_id" not in table.columns: table["study_id"] = table["file_name"]
     return table.assign(patient_id=table.get("patient_id", table["study_id"]), view=table.get("view", ""))
 
-# %% ../nbs/extras/sources.ipynb #00000077
+# %% ../nbs/extras/sources.ipynb #0000007a
 def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names
                 skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
     "All studies of an imagefolder as `STUDY_FEATURES`; images of one `study_id` are grouped by view."
@@ -446,7 +456,7 @@ def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the 
         rows.append(_study(study_id, patients[0], pick_text(first), labels, **_first_views(images, skipped)))
     return _table(rows, folder)
 
-# %% ../nbs/extras/sources.ipynb #0000007c
+# %% ../nbs/extras/sources.ipynb #0000007f
 _MARKS = dict(kaggle=("**/indiana_reports.csv",), folder=("metadata.csv", "metadata.jsonl"),
               openi=("**/*.xml", "**/NLMCXR_reports.tgz"), r2gen=("**/annotation.json",),
               table=("state.json", "dataset_dict.json", "**/*.parquet"))
@@ -462,7 +472,7 @@ def _find_form(path:Path, form:str) -> tuple[str, Path]: # The form, and the fol
     wanted = _ANY_FORM if form == "auto" else " or ".join(mark.removeprefix("**/") for mark in _MARKS[form])
     raise ValueError(f"{path} holds no data this project can read: there is no {wanted}")
 
-# %% ../nbs/extras/sources.ipynb #0000007d
+# %% ../nbs/extras/sources.ipynb #00000080
 _READERS = dict(kaggle=read_kaggle, folder=read_folder, openi=read_openi, r2gen=read_r2gen)
 
 def read_table(source:str, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
@@ -472,7 +482,7 @@ def read_table(source:str, # A hub id, a .parquet file, a folder of them, or a f
     if columns: return read_mapped(source, columns, split_spec, cache_dir)
     return read_hub(source, split_spec, cache_dir)
 
-# %% ../nbs/extras/sources.ipynb #0000007e
+# %% ../nbs/extras/sources.ipynb #00000081
 def read_path(path:Path, form:str, # As `DataConfig.form`
               skipped:dict, # Receives what is left out, and why
               columns:dict[str, str]|None=None, split_spec:str="train", cache_dir:str|None=None) -> Dataset:

@@ -33,6 +33,7 @@ from .metrics import retrieval_metrics
 from .models import CLIPMini, embed
 from .runs import Config, TrainConfig, check_config, check_writable, describe_run, flat_settings
 from .runs import parse_config, parse_words, read_run, resume_config, resume_folder, start_folder
+from .sources import label_matrix
 
 # %% ../nbs/03_train.ipynb #00000017
 def param_groups(model:CLIPMini, weight_decay:float,
@@ -90,10 +91,7 @@ def make_accelerator(amp:bool, tracker=None) -> Accelerator: # tracker: a name, 
 def label_table(data:StudyData) -> torch.Tensor: # (studies, findings), 0 or 1
     "Which study has which finding."
     labels = data.studies["labels"]
-    names = sorted(set().union(*labels))
-    table = torch.zeros(len(labels), len(names))
-    for row, found in enumerate(labels): table[row, [names.index(name) for name in found]] = 1
-    return table
+    return torch.from_numpy(label_matrix(labels, sorted(set().union(*labels)))).float()
 
 # %% ../nbs/03_train.ipynb #0000002b
 def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # This process's rows

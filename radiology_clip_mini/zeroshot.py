@@ -13,18 +13,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .sources import plain_finding
+from .sources import label_matrix, plain_finding
 from .uncertainty import LEVELS, patient_counts
 
 # %% ../nbs/extras/zeroshot.ipynb #00000009
 def has_finding(labels, # n lists of labels
                 findings:list[str]) -> np.ndarray: # f names; (n, f) bool
     "Which studies have which finding, whatever its side and lobe; a name with a side asks for that side."
-    found = np.zeros((len(labels), len(findings)), dtype=bool)
-    for row, names in zip(found, labels):
-        held = {*names, *map(plain_finding, names)}
-        row[:] = [finding in held for finding in findings]
-    return found
+    held = [{*names, *map(plain_finding, names)} for names in labels]
+    return label_matrix(held, findings)
 
 # %% ../nbs/extras/zeroshot.ipynb #0000000a
 def common_findings(labels, # n lists of labels
