@@ -25,7 +25,7 @@ from .models import CLIPMini, embed, untrained
 from .published import load_model
 from .report import comparison_table, evaluation_figure, failure_table, format_metrics
 from .report import markdown_metrics, markdown_report
-from .runs import Run, _data_settings, _read_info, find_ckpt, load_run
+from .runs import Run, _data_settings, _read_info, find_ckpt, load_run, read_run
 from .uncertainty import bootstrap_ci, paired_difference, summarise
 from .zeroshot import zero_shot
 
@@ -281,7 +281,7 @@ _REAL = dict(license="other", limit="Trained on one collection; nothing is known
 def model_card(run:Path) -> str: # A run's folder, evaluated
     "A README for the hub, in Markdown. Raises FileNotFoundError where the run has not been evaluated."
     try:
-        info, result = (json.loads((run/name).read_text(encoding="utf-8")) for name in ("run.json", "metrics.json"))
+        info, result = (read_run(run, name) for name in ("run.json", "metrics.json"))
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{e.filename} is missing: a model card needs a finished run "
                                 "and its metrics (rclip_eval)") from e

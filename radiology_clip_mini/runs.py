@@ -240,7 +240,7 @@ def start_folder(config:Config, data:StudyData, info:dict) -> Path:
     return folder
 
 # %% ../nbs/extras/runs.ipynb #00000036
-def read_run(folder:Path, name:str="run.json") -> dict: # name: or splits.json
+def read_run(folder:Path, name:str="run.json") -> dict: # name: or splits.json, metrics.json
     "What is in a run's run.json. Raises FileNotFoundError, or ValueError where it is not JSON."
     return json.loads((folder/name).read_text(encoding="utf-8"))
 
