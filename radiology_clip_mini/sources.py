@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'FINDINGS', 'HUB_ID', 'HUB_COLUMNS', 'pick_text', 'mesh_labels', 'plain_finding',
-           'label_matrix', 'image_key', 'read_kaggle', 'header_view', 'dicom_view', 'read_openi', 'read_r2gen',
-           'r2gen_split', 'image_bytes', 'read_hub', 'read_mapped', 'read_folder', 'read_table', 'read_path']
+           'label_matrix', 'image_key', 'files_below', 'read_kaggle', 'header_view', 'dicom_view', 'read_openi',
+           'read_r2gen', 'r2gen_split', 'image_bytes', 'read_hub', 'read_mapped', 'read_folder', 'read_table',
+           'read_path']
 
 # %% ../nbs/extras/sources.ipynb #00000004
-import base64, io, json, re, tarfile, warnings
+import base64, io, json, os, re, tarfile, warnings
 import xml.etree.ElementTree as ElementTree
+from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 from typing import Iterator
@@ -27,10 +29,16 @@ STUDY_FEATURES = Features(dict(study_id=Value("string"), patient_id=Value("strin
 TEXT_PRIORITY = ("findings", "impression", "report", "text")
 
 def pick_text(record:dict, # Section name to text; a section may be missing or None
-              fields:tuple=TEXT_PRIORITY) -> str: # Without outer white space; "" where there is none
-    "The first section of `record` that has any text in it."
-    texts = (record.get(f) for f in fields)
-    return next((t.strip() for t in texts if isinstance(t, str) and t.strip()), "")
+              which:str="findings", # findings or impression: that first; longest; both: findings, then impression
+             ) -> str: # Without outer white space; "" where there is none
+    "The text of a study, from the sections that have any text in them."
+    cells = {name: record.get(name) for name in TEXT_PRIORITY}
+    found = {name: text.strip() for name, text in cells.items() if isinstance(text, str) and text.strip()}
+    if not found: return ""
+    main = [found[name] for name in TEXT_PRIORITY[:2] if name in found] or list(found.values())[:1]
+    if which == "longest": return max(main, key=len)
+    if which == "both": return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in main)
+    return main[-1 if which == "impression" else 0]
 
 # %% ../nbs/extras/sources.ipynb #00000012
 def _image(x) -> dict|None:
@@ -143,12 +151,22 @@ def image_key(name:str) -> str: # uid_IM-number
     return re.sub(r"^CXR(\d+)_(?:\1_)?", r"\1_", stem)
 
 # %% ../nbs/extras/sources.ipynb #0000002a
+def files_below(folder:str|Path) -> list[Path]:
+    "All files in a folder and in all folders below, also those reached through links, in order; each folder once."
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        if os.path.realpath(place) in seen: folders.clear()
+        else: found += [Path(place, name) for name in names if name[0] != "."]
+        seen.add(os.path.realpath(place))
+    return sorted(found)
+
+# %% ../nbs/extras/sources.ipynb #8be21fd6
 def _image_files(folder:str|Path) -> dict[str, Path]:
     "The images in a folder and all folders below, by their key; of two copies the first path counts."
     found = {}
-    for p in sorted(Path(folder).rglob("*")):
-        if p.suffix.lower() in _IMAGE_FILES and p.name[0] != ".":
-            found.setdefault(image_key(p.name), p)
+    for p in files_below(folder):
+        if p.suffix.lower() in _IMAGE_FILES: found.setdefault(image_key(p.name), p)
     return found
 
 # %% ../nbs/extras/sources.ipynb #0000002d
@@ -162,22 +180,26 @@ def _first_views(images, skipped:dict) -> dict: # {"frontal": path, "lateral": p
     return views
 
 # %% ../nbs/extras/sources.ipynb #00000031
-def _iu_study(r, frontal=None, lateral=None) -> dict:
+def _iu_study(r, which:str, frontal=None, lateral=None) -> dict:
     "A record of IU X-Ray, with uid, MeSH and its sections of text, as a study."
-    return _study(r["uid"], r["uid"], pick_text(r), mesh_labels(r["MeSH"]), frontal, lateral)
+    return _study(r["uid"], r["uid"], pick_text(r, which), mesh_labels(r["MeSH"]), frontal, lateral)
 
 # %% ../nbs/extras/sources.ipynb #00000032
 def read_kaggle(folder:str|Path, # Holds indiana_reports.csv, indiana_projections.csv and images in any folder below
-                skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
+                skipped:dict, # Receives what is left out, and why
+                text:str="findings", # As `pick_text`
+                images:str|Path|None=None) -> Dataset: # Where the pictures lie, if not below `folder`
     "All studies of Kaggle's IU X-Ray as `STUDY_FEATURES`; those without images too."
     reports = _read_csv(Path(folder)/"indiana_reports.csv", ("uid", "MeSH", "findings", "impression"))
     projections = _read_csv(Path(folder)/"indiana_projections.csv", ("uid", "filename", "projection"))
-    files, images = _image_files(folder), {}
+    files, of_study = _image_files(images or folder), {}
     for p in projections.sort_values("filename").itertuples():
         image = p.filename, p.projection.strip().lower(), files.get(image_key(p.filename))
-        images.setdefault(p.uid, []).append(image)
-    records = reports.to_dict("records")
-    return _table([_iu_study(r, **_first_views(images.get(r["uid"], []), skipped)) for r in records], folder)
+        of_study.setdefault(p.uid, []).append(image)
+    rows = []
+    for r in reports.to_dict("records"):
+        rows.append(_iu_study(r, text, **_first_views(of_study.get(r["uid"], []), skipped)))
+    return _table(rows, folder)
 
 # %% ../nbs/extras/sources.ipynb #00000038
 def _xml_report(xml:bytes) -> dict: # uid, MeSH, findings, impression and images, a list of keys
@@ -194,9 +216,10 @@ def _xml_report(xml:bytes) -> dict: # uid, MeSH, findings, impression and images
 # %% ../nbs/extras/sources.ipynb #0000003a
 def _xml_files(folder:Path) -> Iterator[tuple[str, bytes]]:
     "The names and contents of all reports in a folder, or in the archive of them."
-    files = sorted(folder.rglob("*.xml"))
-    for path in files: yield str(path), path.read_bytes()
-    for path in [] if files else sorted(folder.rglob("NLMCXR_reports.tgz")):
+    files = files_below(folder)
+    reports = [path for path in files if path.suffix == ".xml"]
+    for path in reports: yield str(path), path.read_bytes()
+    for path in [] if reports else [path for path in files if path.name == "NLMCXR_reports.tgz"]:
         try:
             with tarfile.open(path) as archive:
                 for m in archive:
@@ -223,7 +246,8 @@ _HEADER = ("View Position", "Patient Orientation", "Acquisition Device Processin
 def _header_views(folder:Path) -> dict[str, str]:
     "The view of each image in the table of DICOM headers, by key; empty where there is no such table."
     views = {}
-    for path in sorted(folder.rglob("*dicom_metadata.csv")):
+    for path in files_below(folder):
+        if not path.name.endswith("dicom_metadata.csv"): continue
         table = _read_csv(path, ("imageid", *_HEADER))
         for name, *fields in table[["imageid", *_HEADER]].itertuples(index=False):
             views[image_key(name)] = header_view(*fields)
@@ -255,17 +279,18 @@ def _own_view(path:Path|None) -> str:
 
 # %% ../nbs/extras/sources.ipynb #00000044
 def read_openi(folder:str|Path, # Holds *.xml or NLMCXR_reports.tgz, and images (PNG, JPEG or DICOM) in any folder
-               skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
+               skipped:dict, # Receives what is left out, and why
+               text:str="findings", images:str|Path|None=None) -> Dataset: # As `read_kaggle`
     "All studies of Open-i's originals as `STUDY_FEATURES`; those without images too."
-    files, header, rows = _image_files(folder), _header_views(Path(folder)), []
+    files, header, rows = _image_files(images or folder), _header_views(Path(folder)), []
     for name, xml in _xml_files(Path(folder)):
         try: report = _xml_report(xml)
         except ValueError as e:
             skipped[name] = str(e)
             continue
         views = _fill_views({k: header.get(k) or _own_view(files.get(k)) for k in report["images"]})
-        images = [(k, view, files.get(k)) for k, view in views.items()]
-        rows.append(_iu_study(report, **_first_views(images, skipped)))
+        found = [(k, view, files.get(k)) for k, view in views.items()]
+        rows.append(_iu_study(report, text, **_first_views(found, skipped)))
     return _table(rows, folder)
 
 # %% ../nbs/extras/sources.ipynb #0000004f
@@ -284,17 +309,21 @@ def _annotation(path:Path) -> dict[str, list[dict]]: # Split to entries with id,
 def _r2gen_uid(entry:dict) -> str: return re.sub(r"^CXR(\d+)_.*", r"\1", entry["id"])
 
 # %% ../nbs/extras/sources.ipynb #00000052
-def _if_there(path:Path) -> Path|None: return path if path.is_file() else None
+def _r2gen_key(path:str|Path) -> str: # CXR<uid>_IM-<number>/0
+    "What the names of one image in R2Gen's copies have in common: folder and number, whatever the ending."
+    return f"{Path(path).parent.name}/{Path(path).stem}"
 
 # %% ../nbs/extras/sources.ipynb #00000053
 def read_r2gen(folder:str|Path, # Holds annotation.json and images/CXR<uid>_IM-<number>/0.png
-               skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
+               skipped:dict, # Receives what is left out, and why
+               text:str="findings", images:str|Path|None=None) -> Dataset: # As `read_kaggle`
     "All studies of R2Gen's copy as `STUDY_FEATURES`; those without images too."
     folder, rows = Path(folder), []
+    files = {_r2gen_key(p): p for p in files_below(images or folder/"images") if p.suffix.lower() in _IMAGE_FILES}
     for entry in chain.from_iterable(_annotation(folder/"annotation.json").values()):
         views = zip(entry["image_path"], ("frontal", "lateral"))
-        images = [(name, view, _if_there(folder/"images"/name)) for name, view in views]
-        rows.append(_study(_r2gen_uid(entry), _r2gen_uid(entry), pick_text(entry), **_first_views(images, skipped)))
+        found = _first_views([(name, view, files.get(_r2gen_key(name))) for name, view in views], skipped)
+        rows.append(_study(_r2gen_uid(entry), _r2gen_uid(entry), pick_text(entry, text), **found))
     return _table(rows, folder)
 
 # %% ../nbs/extras/sources.ipynb #00000054
@@ -337,7 +366,7 @@ def _load_table(source:str, split_spec:str, cache_dir:str|None) -> Dataset:
     path = Path(source)
     if (path/"state.json").exists() or (path/"dataset_dict.json").exists():
         return _load_saved(source, split_spec)
-    files = str(path/"**/*.parquet") if path.is_dir() else source
+    files = [str(p) for p in files_below(path) if p.suffix == ".parquet"] if path.is_dir() else source
     table = dict(path="parquet", data_files=files) if path.exists() else dict(path=source)
     try: return load_dataset(**table, split=split_spec, cache_dir=cache_dir)
     except ValueError as e:
@@ -354,9 +383,9 @@ def _image_cell(value): # Bytes, the path of a file that is not yet read, or Non
     on_disk = isinstance(value, dict) and value.get("bytes") is None and value.get("path")
     return on_disk or image_bytes(value)
 
-def _hub_study(r:dict) -> dict:
+def _hub_study(r:dict, which:str) -> dict:
     "A row of the hub's table as a study."
-    return _iu_study(r, _image_cell(r["img_frontal"]), _image_cell(r["img_lateral"]))
+    return _iu_study(r, which, _image_cell(r["img_frontal"]), _image_cell(r["img_lateral"]))
 
 # %% ../nbs/extras/sources.ipynb #00000060
 def _open_table(source:str, split_spec:str, cache_dir:str|None, columns) -> Dataset:
@@ -378,9 +407,11 @@ def _map_rows(table:Dataset, source:str, to_study, **settings) -> Dataset:
 # %% ../nbs/extras/sources.ipynb #00000063
 def read_hub(source:str=HUB_ID, # A hub id, or a .parquet file (or a folder of them) with the hub's columns
              split_spec:str="train", # As `datasets` reads it: "train", "train[:500]"
-             cache_dir:str|None=None) -> Dataset: # Files are kept there; None for the default of `datasets`
+             cache_dir:str|None=None, # Files are kept there; None for the default of `datasets`
+             text:str="findings") -> Dataset: # As `pick_text`
     "All studies of a table with the hub's columns as `STUDY_FEATURES`. OSError without the hub, ValueError for others."
-    return _map_rows(_open_table(source, split_spec, cache_dir, HUB_COLUMNS), source, _hub_study)
+    table = _open_table(source, split_spec, cache_dir, HUB_COLUMNS)
+    return _map_rows(table, source, _hub_study, fn_kwargs=dict(which=text))
 
 # %% ../nbs/extras/sources.ipynb #0000006c
 def _check_mapping(columns:dict[str, str]) -> None:
@@ -441,9 +472,16 @@ def _read_metadata(folder:Path) -> pd.DataFrame:
     if "study_id" not in table.columns: table["study_id"] = table["file_name"]
     return table.assign(patient_id=table.get("patient_id", table["study_id"]), view=table.get("view", ""))
 
+# %% ../nbs/extras/sources.ipynb #61e8e450
+def _named_file(path:Path) -> Path|None:
+    "The image at `path`, or one that differs in its ending only."
+    named = [path, *(path.with_suffix(ending) for ending in _IMAGE_FILES)]
+    return next((p for p in named if p.is_file()), None)
+
 # %% ../nbs/extras/sources.ipynb #0000007a
 def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names
-                skipped:dict) -> Dataset: # `skipped` receives what is left out, and why
+                skipped:dict, # Receives what is left out, and why
+                text:str="findings", images:str|Path|None=None) -> Dataset: # As `read_kaggle`
     "All studies of an imagefolder as `STUDY_FEATURES`; images of one `study_id` are grouped by view."
     folder, rows = Path(folder), []
     for study_id, group in _read_metadata(folder).groupby("study_id", sort=False):
@@ -451,25 +489,27 @@ def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the 
         if len(patients) > 1:
             raise ValueError(f"study {study_id} in {folder} has more than one patient_id: {patients}")
         views = ["lateral" if _is_lateral(view) else "frontal" for view in group["view"]]
-        images = zip(group["file_name"], views, [_if_there(folder/name) for name in group["file_name"]])
+        files = [_named_file(Path(images or folder)/name) for name in group["file_name"]]
+        found = zip(group["file_name"], views, files)
         labels = _labels(first.get("labels") or first.get("finding"))
-        rows.append(_study(study_id, patients[0], pick_text(first), labels, **_first_views(images, skipped)))
+        rows.append(_study(study_id, patients[0], pick_text(first, text), labels, **_first_views(found, skipped)))
     return _table(rows, folder)
 
 # %% ../nbs/extras/sources.ipynb #0000007f
-_MARKS = dict(kaggle=("**/indiana_reports.csv",), folder=("metadata.csv", "metadata.jsonl"),
-              openi=("**/*.xml", "**/NLMCXR_reports.tgz"), r2gen=("**/annotation.json",),
-              table=("state.json", "dataset_dict.json", "**/*.parquet"))
+_MARKS = dict(kaggle=("*indiana_reports.csv",), folder=("metadata.csv", "metadata.jsonl"),
+              openi=("*.xml", "*NLMCXR_reports.tgz"), r2gen=("*annotation.json",),
+              table=("state.json", "dataset_dict.json", "*.parquet"))
 _ANY_FORM = "Kaggle's indiana_reports.csv, metadata.csv or metadata.jsonl (a folder of images), Open-i's *.xml or " \
             "NLMCXR_reports.tgz, R2Gen's annotation.json, *.parquet"
 
 def _find_form(path:Path, form:str) -> tuple[str, Path]: # The form, and the folder to read
     "What a folder holds. Raises ValueError where it is nothing known."
     if path.suffix == ".parquet": return "table", path
+    files = {p.relative_to(path).as_posix(): p for p in files_below(path)}
     for name in _MARKS if form == "auto" else [form]:
-        found = min(chain.from_iterable(map(path.glob, _MARKS[name])), default=None)
-        if found: return name, found.parent if name in ("kaggle", "r2gen") else path
-    wanted = _ANY_FORM if form == "auto" else " or ".join(mark.removeprefix("**/") for mark in _MARKS[form])
+        found = [p for place, p in files.items() if any(fnmatchcase(place, mark) for mark in _MARKS[name])]
+        if found: return name, found[0].parent if name in ("kaggle", "r2gen") else path
+    wanted = _ANY_FORM if form == "auto" else " or ".join(mark.removeprefix("*") for mark in _MARKS[form])
     raise ValueError(f"{path} holds no data this project can read: there is no {wanted}")
 
 # %% ../nbs/extras/sources.ipynb #00000080
@@ -477,16 +517,21 @@ _READERS = dict(kaggle=read_kaggle, folder=read_folder, openi=read_openi, r2gen=
 
 def read_table(source:str, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
                columns:dict[str, str]|None=None, # As for `read_mapped`; None for the hub's columns
-               split_spec:str="train", cache_dir:str|None=None) -> Dataset:
+               split_spec:str="train", cache_dir:str|None=None,
+               text:str="findings") -> Dataset: # As `pick_text`, for the hub's columns
     "All studies of a table, as `read_mapped` or `read_hub` does."
     if columns: return read_mapped(source, columns, split_spec, cache_dir)
-    return read_hub(source, split_spec, cache_dir)
+    return read_hub(source, split_spec, cache_dir, text)
 
 # %% ../nbs/extras/sources.ipynb #00000081
 def read_path(path:Path, form:str, # As `DataConfig.form`
               skipped:dict, # Receives what is left out, and why
+              text:str="findings", images:str|None=None, # As `read_kaggle`
               columns:dict[str, str]|None=None, split_spec:str="train", cache_dir:str|None=None) -> Dataset:
     "All studies of a local file or folder. Raises ValueError where it is nothing known."
     form, folder = _find_form(path, "table" if columns else form)
-    if form == "table": return read_table(str(folder), columns, split_spec, cache_dir)
-    return _READERS[form](folder, skipped)
+    if images and not Path(images).is_dir(): raise FileNotFoundError(f"there is no folder of pictures {images}")
+    if images and form == "table":
+        raise ValueError(f"data.images is {images}, but {path} is a table, which names its own pictures")
+    if form == "table": return read_table(str(folder), columns, split_spec, cache_dir, text)
+    return _READERS[form](folder, skipped, text, images)
