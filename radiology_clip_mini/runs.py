@@ -38,6 +38,7 @@ class TrainConfig:
     chunk_size: int | None = None # Pairs embedded at a time: exact, slower, in less memory; null for the whole batch
     loss: Literal["infonce", "soft", "sigmoid"] = "infonce" # soft: shared findings count; sigmoid needs model.bias_init
     sentence_weight: float = 0.0 # Share of the loss that asks for the single sentences of each report, 0 to 1
+    keep_sentences: float = 1.0 # Chance of each sentence to stay in a text, in a new order each time; 1: texts as is
     lr: float = 1e-4 # Learning rate of AdamW, at its highest
     head_factor: float = 1.0 # What all but the two encoders learns so many times faster
     text_factor: float = 1.0 # What the text encoder learns so many times faster
@@ -145,7 +146,7 @@ def flat_settings(config:Config) -> dict: # {"train.lr": 0.0001, …}
 # %% ../nbs/extras/runs.ipynb #00000023
 LEAST = {"train.epochs": 1, "train.patience": 1, "train.epoch_size": 1, "train.batch_size": 2, "train.chunk_size": 1,
          "train.weight_decay": 0, "train.warmup": 0, "train.max_minutes": 0, "train.checkpoint_minutes": 0,
-         "model.embed_dim": 1, "model.max_length": 3, "data.max_held_out": 1}
+         "model.embed_dim": 1, "model.grid": 1, "model.max_length": 3, "data.max_held_out": 1}
 POSITIVE = ("train.lr", "train.head_factor", "train.text_factor", "train.grad_clip", "model.temperature_init")
 
 def _check_numbers(settings:dict) -> None: # As `flat_settings` gives them
@@ -177,8 +178,9 @@ def check_config(config:Config) -> None:
     _check_numbers(flat_settings(config))
     if t.warmup > 1:
         raise ValueError(f"train.warmup is {t.warmup}; expected a share of the steps, at most 1")
-    if not 0 <= t.sentence_weight <= 1:
-        raise ValueError(f"train.sentence_weight is {t.sentence_weight}; expected a share of the loss, 0 to 1")
+    shares = {"train.sentence_weight": t.sentence_weight, "train.keep_sentences": t.keep_sentences}
+    for name, share in (shares | {"model.dropout": config.model.dropout}).items():
+        if not 0 <= share <= 1: raise ValueError(f"{name} is {share}; expected a share, 0 to 1")
     if (t.loss == "sigmoid") != (bias is not None):
         raise ValueError(f"train.loss {t.loss} with model.bias_init {bias}: the sigmoid loss needs a bias, "
                          "such as -10, and the others have no use for one")

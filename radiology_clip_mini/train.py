@@ -25,8 +25,8 @@ from .checkpoints import Control, History, Progress, average_gradients, finish_r
 from .checkpoints import keep_memory, keep_on_device, last_good, load_checkpoint, own_rows, process
 from .checkpoints import save_checkpoint, seed_step
 from .command import clear_errors, readable_time, write_atomic
-from .data import SPLITS, SentenceTable, StudyData, augment, batches, epoch_batches, normalise
-from .data import prepare_data, skip_summary
+from .data import SPLITS, SampledTexts, SentenceTable, StudyData, augment, batches, epoch_batches
+from .data import normalise, prepare_data, skip_summary
 from .loss import backward_in_chunks, clamp_logit_scale_, clip_loss, refuse_batch_norm
 from .loss import sentence_loss, sigmoid_loss
 from .metrics import retrieval_metrics
@@ -243,6 +243,8 @@ def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:
     optimizer = make_optimizer(model, t, accelerator)
     progress = load_checkpoint(folder, model, optimizer, accelerator)
     tokens = model.token_table(data.texts(rows))
+    if t.keep_sentences < 1:
+        tokens = SampledTexts(data.texts(rows), model.token_table, t.keep_sentences, config.seed)
     singles = SentenceTable(data.texts(rows), model.token_table) if t.sentence_weight else None
     labels = label_table(data) if t.loss == "soft" else None
     n_steps = sum(len(parts) for _, parts in epochs_left(len(rows), config, 0))

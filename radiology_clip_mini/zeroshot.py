@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESENT', 'ABSENT', 'SCALE', 'has_finding', 'common_findings', 'prompt_embeddings', 'finding_scores', 'probability',
-           'auc_and_ap', 'zero_shot']
+           'auc_and_ap', 'zero_shot', 'sides', 'side_probe']
 
 # %% ../nbs/extras/zeroshot.ipynb #00000004
 from itertools import product
@@ -120,3 +120,32 @@ def zero_shot(model, # Anything with `encode_text`
                    prevalence=[*truth.mean(0), truth.mean()], X=x, no_X=no_x, no_X_low=low[3], no_X_high=high[3],
                    cosine=[*cosine, cosine.mean()])
     return pd.DataFrame(columns, index=[*findings, "macro"])
+
+# %% ../nbs/extras/zeroshot.ipynb #23cd167e
+def sides(labels, # n lists of labels
+          finding:str) -> np.ndarray: # (n, 2) bool: on the left, on the right
+    "On which sides each study has a finding, in whatever lobe."
+    held = [{label.split()[0] for label in names if plain_finding(label) == finding} for names in labels]
+    return label_matrix(held, ["left", "right"])
+
+# %% ../nbs/extras/zeroshot.ipynb #77ff4717
+def side_probe(model, # Anything with `encode_text`
+               image_emb:np.ndarray, # (n, d) unit rows
+               labels, patients, # n lists of labels, n patient ids
+               least:int=5, # Studies with the finding on the left alone, and on the right alone
+               n_boot:int=1000, seed:int=0) -> pd.DataFrame: # A row per finding: left, right, AUC, AUC_low, AUC_high
+    "Whether \"left X\" against \"right X\" tells the side, with 95 % intervals over patients."
+    rows = {}
+    for finding in common_findings(labels):
+        on = sides(labels, finding)
+        one = np.flatnonzero(on.sum(1) == 1)
+        left = on[one, 0]
+        if min(left.sum(), (~left).sum()) < least: continue
+        asked = prompt_embeddings(model, [f"left {finding}", f"right {finding}"], PRESENT)
+        score = image_emb[one] @ (asked[0] - asked[1])
+        codes, known = pd.factorize(np.asarray(patients)[one])
+        drawn = [auc_and_ap(score, left, counts[:, codes])[0] for counts in patient_counts(len(known), n_boot, seed)]
+        low, high = np.nanquantile(np.concatenate(drawn), LEVELS)
+        auc = auc_and_ap(score, left)[0][0]
+        rows[finding] = dict(left=left.sum(), right=(~left).sum(), AUC=auc, AUC_low=low, AUC_high=high)
+    return pd.DataFrame(rows).T
