@@ -175,7 +175,7 @@ class CLIPMini(nn.Module):
         self.text_encoder, self.tokenizer = text
         longest = getattr(self.text_encoder.config, "max_position_embeddings", config.max_length)
         if config.max_length > longest:
-            raise ValueError(f"model.max_length is {config.max_length}; the text encoder takes {longest} tokens")
+            raise ValueError(f"model.max_length is {config.max_length}; the encoder takes at most {longest} tokens")
         self.image_projection = nn.Linear(width, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(self.text_encoder.config.hidden_size, config.embed_dim, bias=False)
         self.fusion = ViewFusion(config.embed_dim, config.fusion)
