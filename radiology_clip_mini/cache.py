@@ -28,8 +28,7 @@ def _to_8bit(im:PILImage.Image) -> PILImage.Image:
 def _dicom_image(file) -> PILImage.Image: # 8-bit grey, bone white
     "A DICOM radiograph as it is meant to be seen. Raises ValueError where it is no grey image or pydicom is missing."
     try: import pydicom # only those who hold DICOM files need it
-    except ImportError as e:
-        raise ValueError("DICOM needs pip install 'radiology-clip-mini[dicom]'") from e
+    except ImportError as e: raise ValueError("DICOM needs pip install 'radiology-clip-mini[dicom]'") from e
     try:
         head = pydicom.dcmread(file)
         values = pydicom.pixels.apply_modality_lut(head.pixel_array, head)
@@ -53,8 +52,7 @@ def _open_image(file) -> PILImage.Image:
         return _to_8bit(im)
 
 # %% ../nbs/extras/cache.ipynb #00000010
-def read_grey(image, # {"bytes": …} or {"path": …}, or a path
-              image_size:int) -> np.ndarray: # (image_size, image_size) uint8
+def read_grey(image, image_size:int) -> np.ndarray: # {"bytes": …} or {"path": …}, or a path; (h, w) uint8
     "The middle square of an image in grey, resized by its shorter side. Raises what PIL raises for a broken file."
     if isinstance(image, dict):
         image = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
@@ -73,9 +71,8 @@ class ImageCache:
         self.reasons = {(row, view): reason for row, view, reason in reasons}
 
     def read(self, rows:np.ndarray, # (b, …) study numbers
-             views:np.ndarray, # (b, …) 0 frontal, 1 lateral, -1 none
-            ) -> np.ndarray: # (b, …, image_size, image_size) uint8, zeros where there is none
-        "Some of the images, copied into memory."
+             views:np.ndarray) -> np.ndarray: # (b, …) 0 frontal, 1 lateral, -1 none; (b, …, h, w) uint8
+        "Some of the images, copied into memory, zeros where there is none."
         pixels = np.asarray(np.load(self.folder/"pixels.npy", mmap_mode="r")[rows, views])
         pixels[views < 0] = 0
         return pixels
@@ -90,8 +87,7 @@ def _identity(cell) -> str:
     return f"{cell['path']} {stat.st_size} {stat.st_mtime_ns}"
 
 # %% ../nbs/extras/cache.ipynb #00000020
-def cache_key(raw:Dataset, # Views undecoded
-              image_size:int) -> str:
+def cache_key(raw:Dataset, image_size:int) -> str: # Views undecoded
     "32 hexadecimal digits: other images or another size give others."
     parts = [f"1 {image_size}"] # raise the 1 when `read_grey` gives other pixels
     for batch in raw.select_columns(list(VIEWS)).iter(256):
@@ -117,16 +113,14 @@ def _try_read(cell, image_size:int) -> np.ndarray|str: # The pixels, or why ther
 # %% ../nbs/extras/cache.ipynb #00000025
 def _fill_rows(raw:Dataset, rows:np.ndarray, pool, pixels, hashes) -> list:
     "Decodes the images of some studies into their places; returns (row, view, reason) of those that cannot be read."
-    part = raw[rows]
-    jobs = []
+    part, jobs = raw[rows], []
     for k, row in enumerate(rows):
         for v, view in enumerate(VIEWS):
             if part[view][k] is not None: jobs.append((int(row), v, part[view][k]))
     def read(job): return _try_read(job[2], pixels.shape[-1])
     failed = []
     for (row, v, _), found in zip(jobs, pool.map(read, jobs)):
-        if isinstance(found, str):
-            failed.append((row, v, found))
+        if isinstance(found, str): failed.append((row, v, found))
         else:
             pixels[row, v] = found
             hashes[row, v] = xxh64_intdigest(np.ascontiguousarray(found)) or 1
@@ -139,8 +133,7 @@ def _fill_cache(folder:Path, raw:Dataset, image_size:int, workers:int) -> None:
     pixels = _open_part(folder/"pixels.part.npy", (n, 2, image_size, image_size), np.uint8)
     hashes = _open_part(folder/"hashes.part.npy", (n, 2), np.uint64)
     done = _open_part(folder/"done.part.npy", (n,), bool)
-    todo = np.flatnonzero(~done)
-    failed = []
+    todo, failed = np.flatnonzero(~done), []
     bar = progress(name="decoding", total=n, initial=n - len(todo), unit="study")
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar:
         for rows in np.array_split(todo, -(-len(todo) // 64) or 1):
@@ -161,8 +154,7 @@ def _check_space(folder:Path, size:int) -> None:
     "Raises OSError where `size` bytes do not fit on the disk of `folder`."
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise OSError(f"decoded images take {size/1e6:,.0f} MB and {folder} has {free/1e6:,.0f} MB left. "
-                      "Give another --data.cache_dir, or a smaller image_size")
+        raise OSError(f"images take {size/1e6:,.0f} MB, {folder} has {free/1e6:,.0f}; give another --data.cache_dir")
 
 # %% ../nbs/extras/cache.ipynb #0000002a
 def cache_root(cache_dir:str|None) -> Path:

@@ -31,8 +31,7 @@ def process() -> tuple[int, int]:
     "This process's number, and how many there are."
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
-def own_rows(n:int, # Rows of the whole batch
-             rank:int|None=None, world:int|None=None) -> slice: # This process by default
+def own_rows(n:int, rank:int|None=None, world:int|None=None) -> slice: # Of the whole batch; this process by default
     "The rows of a batch that one process embeds."
     if rank is None: rank, world = process()
     return slice(rank*n//world, (rank + 1)*n//world)
@@ -51,8 +50,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, grad): return process()[1] * grad[ctx.rows], None
 
 # %% ../nbs/extras/checkpoints.ipynb #0000000e
-def gather_rows(own:torch.Tensor, # (m, d): rows `own_rows(n)` of a batch
-                n:int) -> torch.Tensor: # (n, d): the whole batch, the same on every process
+def gather_rows(own:torch.Tensor, n:int) -> torch.Tensor: # (m, d): rows `own_rows(n)`; (n, d): the whole batch
     "The embeddings of all processes, with gradient."
     return own if process()[1] == 1 else _Gather.apply(own, n)
 
@@ -83,9 +81,8 @@ class History:
     def __init__(self, folder:Path, progress:Progress, # Rows after its step are cut off
                  accelerator:Accelerator, study_ids:list[str], n_steps:int, live:bool=False):
         self.folder, self.progress, self.accelerator, self.study_ids = folder, progress, accelerator, study_ids
-        self.waiting, self.written = [], time.monotonic()
+        self.waiting, self.written, self.live, self.figure = [], time.monotonic(), live, None
         self.start = self.written - progress.seconds
-        self.live, self.figure = live, None
         main = accelerator.is_main_process
         self.bar = progress_bar(name="training", show=main, total=n_steps, initial=progress.step, unit="step")
         if not main: return
@@ -97,8 +94,7 @@ class History:
 
 # %% ../nbs/extras/checkpoints.ipynb #00000018
 @patch
-def add(self:History, rows=(), # Row numbers of the studies in this step
-        **row) -> None:
+def add(self:History, rows=(), **row) -> None: # Row numbers of the studies in this step
     "Takes a row; writes those that wait if the last time was a second ago."
     self.waiting.append((rows, row))
     if time.monotonic() - self.written > 1: self.flush()
@@ -107,8 +103,8 @@ def add(self:History, rows=(), # Row numbers of the studies in this step
 @patch
 def flush(self:History) -> None:
     "Writes all rows and brings the progress up to date. Raises as `_line` does."
-    rows = [(at, _numbers(row)) for at, row in self.waiting]
-    lines = [self._line(at, row) for at, row in rows]
+    rows = [(studies, _numbers(row)) for studies, row in self.waiting]
+    lines = [self._line(studies, row) for studies, row in rows]
     self.waiting, self.written = [], time.monotonic()
     self.progress.seconds = self.written - self.start
     if not self.accelerator.is_main_process: return
@@ -127,8 +123,7 @@ def _numbers(row:dict) -> dict:
 @patch
 def _line(self:History, rows, row:dict) -> str:
     "A row as JSON. Raises FloatingPointError for a loss or gradient that is no number."
-    if self.accelerator.scaler and not math.isfinite(row.get("grad_norm", 0)):
-        row["grad_norm"] = None
+    if self.accelerator.scaler and not math.isfinite(row.get("grad_norm", 0)): row["grad_norm"] = None
     for name in ("loss", "grad_norm"):
         if math.isfinite(row.get(name) or 0): continue
         studies = " ".join(self.study_ids[r] for r in rows)

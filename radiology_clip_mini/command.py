@@ -15,9 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from tqdm.auto import tqdm
 
 # %% ../nbs/extras/command.ipynb #00000009
-def clear_errors(command, # A function without arguments
-                 name:str, # What the user called
-                ):
+def clear_errors(command, name:str): # A function without arguments, and what the user called
     "Runs `command`; an expected error ends the program with one message and status 1, Ctrl-C with status 130."
     try: return command()
     except (ValueError, OSError) as e: print(f"{name}: error: {e}", file=sys.stderr)
@@ -36,8 +34,7 @@ def _add_option(parser:ArgumentParser, option:inspect.Parameter, help:str) -> No
 
 # %% ../nbs/extras/command.ipynb #0000000f
 def run_command(func, # Becomes the command of its name
-                argv:list[str]|None=None, # The words after the command; None for those of this process
-               ):
+                argv:list[str]|None=None): # The words after the command; None for those of this process
     "Calls `func` with options read from the command line, with `clear_errors`."
     parser = ArgumentParser(prog=func.__name__, description=func.__doc__, exit_on_error=False, allow_abbrev=False)
     comments = docments(func)
@@ -45,8 +42,7 @@ def run_command(func, # Becomes the command of its name
         _add_option(parser, option, comments[name])
     def run():
         try: options = parser.parse_args(argv)
-        except ArgumentError as e:
-            raise ValueError(f"{e}\nAll options: {func.__name__} --help") from e
+        except ArgumentError as e: raise ValueError(f"{e}\nAll options: {func.__name__} --help") from e
         return func(**vars(options))
     return clear_errors(run, func.__name__)
 

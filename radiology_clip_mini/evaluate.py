@@ -43,15 +43,13 @@ def directions(table:pd.DataFrame, unique_texts:bool=False) -> dict[str, tuple[p
     return dict(image_to_text=(table, texts), text_to_image=(texts, table))
 
 # %% ../nbs/extras/evaluate.ipynb #0000000c
-def relevance_kinds(q:pd.DataFrame, g:pd.DataFrame, # Queries and gallery, as `study_table`
-                    unique_texts:bool=False) -> dict[str, Callable]: # As `score_blocks` wants them
-    "What counts as right: `own`, `text`, `patient` and, where there are labels, `labels`."
+def relevance_kinds(q:pd.DataFrame, g:pd.DataFrame, unique_texts:bool=False) -> dict[str, Callable]:
+    "What is right, for `score_blocks`: `own`, `text`, `patient` and, where there are labels, `labels`."
     text = equal_relevance(q["text_id"], g["text_id"])
     own = text if unique_texts else equal_relevance(q.index, g.index)
     patient = equal_relevance(q["patient_id"], g["patient_id"]).maximum(own)
     kinds = dict(own=rows_of(own), text=rows_of(text), patient=rows_of(patient))
-    if g["labels"].map(len).any():
-        kinds["labels"] = lambda start, stop: finding_relevance(q[start:stop], g)
+    if g["labels"].map(len).any(): kinds["labels"] = lambda start, stop: finding_relevance(q[start:stop], g)
     return kinds
 
 # %% ../nbs/extras/evaluate.ipynb #00000010
@@ -92,8 +90,7 @@ def _describe_all(side:_Side, scores:dict) -> dict: # `scores` by answer and kin
     if "labels" in side.kinds:
         found["labels"] = _describe(side, scores, "labels", columns=["nDCG@10"])
         abnormal = side.q["labels"].map(len).to_numpy() > 0
-        if abnormal.any():
-            found["abnormal"] = _describe(side, scores, "labels", abnormal, ["nDCG@10"])
+        if abnormal.any(): found["abnormal"] = _describe(side, scores, "labels", abnormal, ["nDCG@10"])
     return found
 
 # %% ../nbs/extras/evaluate.ipynb #00000017
@@ -140,13 +137,12 @@ def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
              data:StudyData, # With splits
              split:str="test", # train, val or test
              unique_texts:bool=False, # Each text once in the gallery
-             rivals:dict[str, tuple]|None=None, # Name to another model, and the same studies prepared for it
-            ) -> tuple[dict, pd.DataFrame]: # What metrics.json holds, and a row per query and direction
-    "Retrieval in both directions over one split, with intervals and baselines; zero-shot findings; rivals."
+             rivals:dict[str, tuple]={}) -> tuple[dict, pd.DataFrame]: # Name to another model and its `StudyData`
+    "What metrics.json holds: both directions, findings, rivals; and ranks.csv, a row per query and direction."
     rows = data.rows(split)
     table = study_table(data, rows)
     known, blind = embed(model, data, rows), embed(untrained(model), data, rows)
-    theirs = {name: embed(*rival, rows) for name, rival in (rivals or {}).items()}
+    theirs = {name: embed(*rival, rows) for name, rival in rivals.items()}
     result, ranks, compared = _sizes(table, split, unique_texts), [], {name: {} for name in theirs}
     for name, (q, g) in directions(table, unique_texts).items():
         side = _Side(name, q, g, relevance_kinds(q, g, unique_texts))
@@ -164,20 +160,10 @@ def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
 def _prepared(run:Run, image_size:int, views:str, rows:np.ndarray) -> StudyData:
     "The run's studies at another size. Raises ValueError where a study has no such view."
     images = build_cache(run.data.studies, image_size, _data_settings(run.info, run.folder)[0].cache_dir)
-    shown = choose_views(images.hashes != 0, views)
-    lost = (shown[rows] < 0).all(1).sum()
-    if lost:
-        raise ValueError(f"{lost} of {len(rows)} studies have no {views} image, "
-                         "and the other model knows nothing else; they cannot be compared")
-    return replace(run.data, images=images, at=np.arange(len(shown)), shown=shown)
-
-# %% ../nbs/extras/evaluate.ipynb #0000002d
-def _check_unseen(folder:Path, theirs:dict, run:Run, split:str) -> None: # `theirs` are the other run's splits
-    ours = run.data.splits[split]
-    seen = set(theirs["train"]) & set(ours)
-    if seen:
-        raise ValueError(f"{folder} was trained on {len(seen)} of the {len(ours)} patients of this {split} split; "
-                         "compare runs that share a --data.split_file")
+    chosen = choose_views(images.hashes != 0, views)
+    lost = (chosen[rows] < 0).all(1).sum()
+    if lost: raise ValueError(f"{lost} of {len(rows)} studies have no {views} image, all that the other model knows")
+    return replace(run.data, images=images, at=np.arange(len(chosen)), shown=chosen)
 
 # %% ../nbs/extras/evaluate.ipynb #0000002e
 def load_rival(name:str, # A run's folder, or what `load_model` takes
@@ -187,15 +173,16 @@ def load_rival(name:str, # A run's folder, or what `load_model` takes
     if any((Path(name)/file).exists() for file in ("run.json", "../run.json")):
         best = find_ckpt(name)
         info, splits = _read_info(best.parent)
-        _check_unseen(best.parent, splits, run, split)
+        seen = set(splits["train"]) & set(run.data.splits[split])
+        if seen:
+            raise ValueError(f"{best.parent} was trained on {len(seen)} patients of this {split} split; "
+                             "compare runs that share a --data.split_file")
         config = _data_settings(info, best.parent)[0]
         model = CLIPMini.from_pretrained(best).to(run.model.device)
         return best.parent.name, model, _prepared(run, config.image_size, config.views, rows)
     model = load_model(name).to(run.model.device)
     cut = model.count_cut(run.data.texts(rows))
-    if cut:
-        warnings.warn(f"{model.name} reads only the beginning of {cut} of these {len(rows)} reports, "
-                      "which are too long for it")
+    if cut: warnings.warn(f"{model.name} reads only the beginning of {cut} of these {len(rows)} reports")
     return model.name, model, _prepared(run, model.image_size, "any", rows)
 
 # %% ../nbs/extras/evaluate.ipynb #00000035
@@ -204,10 +191,8 @@ def evaluate_run(run:Run, # A trained model and its data
                  unique_texts:bool=False, # Each text once in the gallery
                  compare:tuple[str, ...]=()) -> dict: # Models to compare with, as `load_rival` takes them
     "Evaluates a run; writes metrics.json, metrics.md, ranks.csv and viz/evaluation.png; returns the metrics."
-    rivals = {}
-    for path in compare:
-        name, *rival = load_rival(path, run, split)
-        rivals[name] = rival
+    loaded = [load_rival(path, run, split) for path in compare]
+    rivals = {name: rival for name, *rival in loaded}
     result, ranks = evaluate(run.model, run.data, split, unique_texts, rivals)
     texts = dict(zip(run.data.studies["study_id"], run.data.studies["text"]))
     write_atomic(run.folder/"ranks.csv", ranks.to_csv(index=False, lineterminator="\n"))
@@ -234,8 +219,7 @@ def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run
     if compare:
         print("\ncompared on the same studies; a difference above 0 is the other model's advantage (for MedR, below 0)")
         print(comparison_table(result))
-    written = "metrics.json, metrics.md, ranks.csv, viz/evaluation.png"
-    print(f"written to {run.folder}: {written}; {stages}. Next: rclip_viz")
+    print(f"written to {run.folder}: metrics.json and .md, ranks.csv, viz/evaluation.png; {stages}. Next: rclip_viz")
 
 # %% ../nbs/extras/evaluate.ipynb #00000037
 def main(): run_command(rclip_eval)
@@ -254,10 +238,10 @@ Load it with `CLIPMini.from_pretrained("owner/name")` of \
 [radiology_clip_mini](https://radiology-clip-mini.github.io/radiology-clip-mini).
 
 ## Data
-{origin}. Split by {data[split]}, fingerprint {fingerprint}.
+{origin}; {counts}. Split by {data[split]}, fingerprint {info[data][fingerprint]}.
 
 ## Retrieval on the {result[split]} split
-{sizes}.
+{result[n_queries]} queries, a gallery of {result[n_gallery]}; 95 % intervals in brackets.
 
 {table}
 
@@ -268,39 +252,32 @@ A gallery of {result[n_gallery]} is small: recall falls as it grows.
 ## Licence
 The code is MIT. {terms}
 
-{trained}.
+Trained with seed {seed}, {train[epochs]} epochs at most, best epoch {info[best][epoch]}; \
+commit {info[git_commit]}, torch {info[versions][torch]}.
 """
 
 # %% ../nbs/extras/evaluate.ipynb #0000003c
 _DRAWN = dict(license="mit", limit="It has never seen a real radiograph.", terms="The phantoms are drawn by that code.")
-_REAL = dict(license="other", limit="Trained on one collection; nothing is known about other hospitals, "
-                                   "devices or groups of patients.",
+_REAL = dict(license="other", limit="Trained on one collection; other hospitals, devices and patients are unknown.",
             terms="The weights come from data with terms of its own (IU X-Ray: CC BY-NC-ND 4.0), "
                   "which decide what may be done with them.")
 
 def model_card(run:Path) -> str: # A run's folder, evaluated
     "A README for the hub, in Markdown. Raises FileNotFoundError where the run has not been evaluated."
-    try:
-        info, result = (read_run(run, name) for name in ("run.json", "metrics.json"))
-    except FileNotFoundError as e:
-        raise FileNotFoundError(f"{e.filename} is missing: a model card needs a finished run "
-                                "and its metrics (rclip_eval)") from e
-    config, data, text = info["config"], info["data"], info["config"]["model"]["text_encoder"]
+    info, result = read_run(run), read_run(run, "metrics.json")
+    config, text = info["config"], info["config"]["model"]["text_encoder"]
     drawn = config["data"]["source"] == "phantom"
-    origin = "Drawn chests (phantoms), no patients" if drawn else f"Source: {config['data']['source']}"
-    counts = [f"{k}: {v['studies']:,} studies of {v['patients']:,} patients" for k, v in data["counts"].items()]
+    counts = info["data"]["counts"].items()
+    parts = [f"{name}: {n['studies']:,} studies of {n['patients']:,} patients" for name, n in counts]
     return _CARD.format(
-        **config, **(_DRAWN if drawn else _REAL), name=run.name, result=result, table=markdown_metrics(result),
+        **config, **(_DRAWN if drawn else _REAL), name=run.name, info=info, result=result, counts=", ".join(parts),
+        origin="Drawn chests (phantoms), no patients" if drawn else f"Source: {config['data']['source']}",
         text="its text encoder learned from the training reports" if text == "scratch" else text,
-        origin=f"{origin}; {', '.join(counts)}", fingerprint=data["fingerprint"],
-        sizes=f"{result['n_queries']} queries, a gallery of {result['n_gallery']}; 95 % intervals in brackets",
-        trained=f"Trained with seed {config['seed']}, {config['train']['epochs']} epochs at most, "
-                f"best epoch {info['best']['epoch']}; commit {info['git_commit']}, torch {info['versions']['torch']}")
+        table=markdown_metrics(result))
 
 # %% ../nbs/extras/evaluate.ipynb #0000003e
-def push_to_hub(run:str|Path, # A run's folder, evaluated
-                repo_id:str, private:bool=True) -> str: # owner/name; returns its address
-    "Uploads a run's best model with its card. Raises FileNotFoundError where the run has not been evaluated."
+def push_to_hub(run:str|Path, repo_id:str, private:bool=True) -> str: # An evaluated run's folder, and owner/name
+    "Uploads a run's best model with its card; returns its address. Raises FileNotFoundError before evaluation."
     run, api = Path(run), HfApi()
     card = model_card(run).encode()
     url = str(api.create_repo(repo_id, private=private, exist_ok=True))

@@ -7,7 +7,7 @@ __all__ = ['image_uri', 'heat_image', 'radiograph_html', 'words_html', 'query_ma
            'rclip_app', 'main']
 
 # %% ../nbs/extras/explorer.ipynb #00000004
-import base64, io, json, os, re, tempfile, textwrap
+import base64, io, os, re, tempfile, textwrap
 from html import escape
 from pathlib import Path
 
@@ -39,8 +39,7 @@ def heat_image(cam:np.ndarray) -> Image.Image: # (h, w) in [0, 1]
 # %% ../nbs/extras/explorer.ipynb #0000000b
 def radiograph_html(pixels:np.ndarray, title:str, # (h, w) uint8, and words for those who cannot see it
                     cam:np.ndarray|None=None, # (h, w) in [0, 1]
-                    right:bool=False, # Mark the patient's right, which is on the left of a frontal view
-                   ) -> str:
+                    right:bool=False) -> str: # Mark the patient's right, which is on the left of a frontal view
     "A radiograph with an optional heat map."
     title = escape(title)
     picture = f'<img alt="{title}" src="{image_uri(Image.fromarray(pixels))}">'
@@ -63,8 +62,7 @@ def words_html(effects:list[tuple[str, float]]) -> str: # As `word_effects`
 def query_map(gallery:Gallery, query:Query,
               pixels:np.ndarray, report:str, # (h, w) uint8, and what the map is for, where a radiograph asks
               view:str="frontal", # Whose mean picture in the gallery is compared with
-              method:str="integrated", # One of `METHODS`
-             ) -> np.ndarray: # (h, w) in [0, 1]
+              method:str="integrated") -> np.ndarray: # One of `METHODS`; (h, w) in [0, 1]
     "The heat map that belongs to an answer."
     reference = gallery.means.get(view, gallery.means.get("frontal")) if method == "integrated" else None
     return grad_cam(gallery.model, pixels, query.text or report, query.minus, method, reference)
@@ -96,12 +94,10 @@ def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float
 # %% ../nbs/extras/explorer.ipynb #00000019
 def answer_figure(gallery:Gallery, query:Query, # Whom to ask, and what
                   k:int=4, finding:str|None=None, # How many answers; only studies with this finding, all for None
-                  method:str="integrated", # One of `METHODS`
-                 ) -> Figure:
+                  method:str="integrated") -> Figure: # One of `METHODS`
     "The k studies nearest to a question, with heat maps."
     found = answer(gallery, query, k, finding)
-    draw = _phrase_figure if query.text else _radiograph_figure
-    fig = draw(gallery, query, found, method)
+    fig = (_phrase_figure if query.text else _radiograph_figure)(gallery, query, found, method)
     fig.suptitle(textwrap.fill(query.name, 30*len(found)), fontsize=9, parse_math=False)
     return fig
 
@@ -128,7 +124,6 @@ class Explorer:
         self._make_questions(w)
         self._make_settings(w, k)
         self._make_outputs(w)
-        self._lay_out(w)
         self._listen()
 
     def _repr_mimebundle_(self, **kwargs): return self.widget._repr_mimebundle_(**kwargs)
@@ -169,10 +164,6 @@ def _make_outputs(self:Explorer, w) -> None:
     self.places = [w.VBox(pair, layout=w.Layout(display="none")) for pair in zip(self.cards, self.buttons)]
     columns = "repeat(auto-fill, minmax(135px, 1fr))"
     self.grid = w.GridBox(self.places, layout=w.Layout(grid_template_columns=columns, grid_gap="8px", width="100%"))
-
-# %% ../nbs/extras/explorer.ipynb #00000025
-@patch
-def _lay_out(self:Explorer, w) -> None:
     def line(*boxes): return w.Box(boxes, layout=w.Layout(flex_flow="row wrap", align_items="center"))
     questions = line(self.phrase, self.minus), line(self.study, self.any, self.upload)
     answers = self.message, self.heading, self.grid, self.views
@@ -229,6 +220,7 @@ def open(self:Explorer, n:int) -> None:
     self._show_views(self.gallery.study(i), self.gallery.views(i))
     self._show_words(self.gallery.study(i), score)
 
+# %% ../nbs/extras/explorer.ipynb #9bb7f5d7
 @patch
 def _show_views(self:Explorer, study:dict, views:dict) -> None:
     "The radiographs that the question is about with their maps; where a radiograph asks, also those of the answer."
@@ -239,6 +231,7 @@ def _show_views(self:Explorer, study:dict, views:dict) -> None:
             pictures.append(radiograph_html(pixels, f"{view} of {study['study_id']}", right=view == "frontal"))
     self.views.value = f'<div class="views">{"".join(pictures)}</div>'
 
+# %% ../nbs/extras/explorer.ipynb #92413441
 @patch
 def _show_words(self:Explorer, study:dict, score:float) -> None:
     "The report, plain at first, then with the words that matter."
@@ -324,8 +317,7 @@ def _listen(self:Explorer) -> None:
 # %% ../nbs/extras/explorer.ipynb #00000041
 def _gallery(ckpt:str|None, results_dir:str, source:str|None, split:str) -> Gallery:
     "The gallery of a run. Raises ValueError for a split that is none."
-    if split not in (*SPLITS, "all"):
-        raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)} or all")
+    if split not in (*SPLITS, "all"): raise ValueError(f"there is no split {split!r}; expected train, val, test or all")
     run = load_run(ckpt, results_dir, source)
     return make_gallery(run.model, run.data, None if split == "all" else split)
 
@@ -333,25 +325,23 @@ def _gallery(ckpt:str|None, results_dir:str, source:str|None, split:str) -> Gall
 def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
             results_dir:str="results", # Where runs are kept
             source:str|None=None, # Where the data lies now, if elsewhere than in training
-            split:str="test", # train, val, test or all; a model knows the reports of train by heart
-           ) -> Explorer:
+            split:str="test") -> Explorer: # train, val, test or all; a model knows the reports of train by heart
     "An explorer over the studies of a run."
     return Explorer(_gallery(ckpt, results_dir, source, split))
 
 # %% ../nbs/extras/explorer.ipynb #00000047
 def _write_page(folder:str, settings:dict) -> Path: # Of `explore`
     "A notebook that shows the explorer, from the folder in which the command was called."
+    import nbformat # comes with Voilà
     code = ["import os", "from IPython.display import clear_output", "from radiology_clip_mini.explorer import explore",
             f"os.chdir({os.getcwd()!r})", f"explorer = explore(**{settings!r})",
             "clear_output() # of progress bars", "explorer"]
-    text = ["# radiology_clip_mini", "", "Type a phrase and press Enter, or choose a radiograph. "
-            "Research and education only, not for clinical decisions."]
-    title = dict(cell_type="markdown", id="title", metadata={}, source="\n".join(text))
-    page = dict(cell_type="code", id="page", metadata={}, execution_count=None, outputs=[], source="\n".join(code))
+    text = ("# radiology_clip_mini\n\nType a phrase and press Enter, or choose a radiograph. "
+            "Research and education only, not for clinical decisions.")
+    cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("\n".join(code))]
     kernel = dict(kernelspec=dict(name="python3", display_name="Python 3", language="python"))
     path = Path(folder)/"explorer.ipynb"
-    notebook = dict(cells=[title, page], metadata=kernel, nbformat=4, nbformat_minor=5)
-    path.write_text(json.dumps(notebook), encoding="utf-8")
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
     return path
 
 # %% ../nbs/extras/explorer.ipynb #0000004b
@@ -364,29 +354,22 @@ def _options(page:Path, port:int, no_browser:bool) -> list[str]:
 # %% ../nbs/extras/explorer.ipynb #0000004c
 _SERVED = dict(config_file_paths=[], tornado_settings=dict(allow_remote_access=False, websocket_max_message_size=2**28))
 
-def _voila():
-    "Voilà's program. Raises ValueError where it is not installed."
-    try: from voila.app import Voila # nothing else needs it
-    except ImportError as e:
-        raise ValueError("the page needs Voilà: pip install 'radiology-clip-mini[app]'. "
-                         "In a notebook, radiology_clip_mini.explorer.explore() does without") from e
-    return Voila
-
 # %% ../nbs/extras/explorer.ipynb #00000050
 def rclip_app(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
               source:str|None=None, # Where the data lies now, if elsewhere than in training
               split:str="test", # Which studies to show: train, val, test or all
               port:int=8866, # Where the page is served, on 127.0.0.1; the next free one if taken
-              no_browser:bool=False, # Do not open a browser
-             ):
+              no_browser:bool=False): # Do not open a browser
     "Explore a trained model in the browser, on this computer only."
-    voila = _voila()
+    try: from voila.app import Voila # nothing else needs it
+    except ImportError as e:
+        raise ValueError("the page needs Voilà: pip install 'radiology-clip-mini[app]'; explore() does without") from e
     n = len(_gallery(ckpt, results_dir, source, split))
     print(f"{n:,} studies. Ctrl-C ends the page", flush=True)
     settings = dict(ckpt=ckpt, results_dir=results_dir, source=source, split=split)
     with tempfile.TemporaryDirectory() as folder:
-        voila.launch_instance(_options(_write_page(folder, settings), port, no_browser), **_SERVED)
+        Voila.launch_instance(_options(_write_page(folder, settings), port, no_browser), **_SERVED)
 
 # %% ../nbs/extras/explorer.ipynb #00000051
 def main(): run_command(rclip_app)

@@ -30,7 +30,7 @@ from .runs import Run, load_run
 from .search import Gallery, Query, answer, make_gallery, mean_pictures, rank_of, study_query
 
 # %% ../nbs/05_gradcam.ipynb #00000011
-CELLS = dict(grad_cam=7, hires_cam=7, grad_cam_pp=7, integrated=24, patches=1) # The least height of each method's map
+CELLS = dict(grad_cam=7, hires_cam=7, integrated=24) # The least height of each method's map
 METHODS = tuple(CELLS)
 
 def _has_convolution(part:nn.Module) -> bool:
@@ -48,9 +48,8 @@ def _parts(encoder:nn.Module) -> list[nn.Module]:
 def _embed_with_map(model:CLIPMini,
                     images:torch.Tensor, # (n, 3, h, w), or (n, v, 3, h, w) with v views a study
                     present:torch.Tensor|None=None, # (n, v) bool, which views are there
-                    cells:int=CELLS["grad_cam"], # The map's least height and width; 1 for the last map
-                   ) -> tuple[torch.Tensor, torch.Tensor, nn.Module]: # (n, d), (k, c, h', w') and its part
-    "Embeddings, and the last map with enough cells of the k views that are there; of small images, the finest."
+                    cells:int=CELLS["grad_cam"]) -> tuple: # The map's least height and width; 1 for the last map
+    "Embeddings (n, d), the last map with enough cells, or the finest, (k, c, h', w') of k views, and its module."
     encoder, maps = model.image_encoder, []
     if any("Attention" in type(module).__name__ for module in encoder.modules()):
         raise ValueError(f"{type(encoder).__name__} is a transformer and has no convolutional map")
@@ -64,24 +63,17 @@ def _embed_with_map(model:CLIPMini,
     fine = [found for found in maps if min(found[0].shape[2:]) >= cells]
     return emb, *(fine[-1] if fine else maps[0])
 
-# %% ../nbs/05_gradcam.ipynb #00000019
-def _pp_weights(maps:torch.Tensor, grads:torch.Tensor) -> torch.Tensor: # (n, c, 1, 1)
-    "The weights of Grad-CAM++, its fraction divided by the squared gradient."
-    g = F.relu(grads)
-    return (g / (2 + g * F.relu(maps).sum((2, 3), keepdim=True))).sum((2, 3), keepdim=True)
-
 # %% ../nbs/05_gradcam.ipynb #0000001a
 def _weigh(method:str, maps:torch.Tensor, grads:torch.Tensor) -> torch.Tensor: # (n, c, h', w') to (n, h', w')
     "What speaks for the score, cell by cell."
-    weights = grads
-    if method == "grad_cam": weights = grads.mean((2, 3), keepdim=True)
-    if method == "grad_cam_pp": weights = _pp_weights(maps, grads)
+    weights = grads.mean((2, 3), keepdim=True) if method == "grad_cam" else grads
     return F.relu((weights * maps).sum(1))
 
 # %% ../nbs/05_gradcam.ipynb #00000020
-def _changes(model:CLIPMini, images:torch.Tensor, texts:torch.Tensor, present:torch.Tensor|None, cells:int,
-             reference:torch.Tensor, steps:int) -> tuple[torch.Tensor, torch.Tensor]:
-    "For some images, all points on their ways at once: the change of the map, and the mean gradient."
+def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, present:torch.Tensor|None, cells:int,
+                reference:torch.Tensor, # (3, h, w) normalised, or (v, 3, h, w)
+                steps:int=8) -> tuple[torch.Tensor, torch.Tensor]: # Points on the way; (k, c, h', w') each
+    "How the images' maps differ from the reference's, and the mean gradient of the score between the two."
     with torch.no_grad():
         _, end, part = _embed_with_map(model, images, present, cells)
         _, start, _ = _embed_with_map(model, reference.expand_as(images), present, cells)
@@ -91,51 +83,24 @@ def _changes(model:CLIPMini, images:torch.Tensor, texts:torch.Tensor, present:to
     everywhere = None if present is None else present.repeat(steps, 1)
     try: emb = model.encode_image(torch.cat([images]*steps), everywhere)
     finally: hook.remove()
-    slopes, = torch.autograd.grad((emb * texts.repeat(steps, 1)).sum(), points)
+    texts = text_emb.expand(len(images), -1).repeat(steps, 1)
+    slopes, = torch.autograd.grad((emb * texts).sum(), points)
     return end - start, slopes.unflatten(0, (steps, -1)).mean(0)
-
-# %% ../nbs/05_gradcam.ipynb #00000021
-def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, present:torch.Tensor|None, cells:int,
-                reference:torch.Tensor, steps:int=8, # (3, h, w) normalised, or (v, 3, h, w); points on the way
-               ) -> tuple[torch.Tensor, torch.Tensor]: # (k, c, h', w') each
-    "How the images' maps differ from the reference's, and the mean gradient of the score between the two."
-    texts = text_emb.expand(len(images), -1)
-    found = []
-    for rows in torch.arange(len(images)).split(8): # eight studies at a time
-        there = None if present is None else present[rows]
-        found.append(_changes(model, images[rows], texts[rows], there, cells, reference, steps))
-    changes, slopes = zip(*found)
-    return torch.cat(changes), torch.cat(slopes)
-
-# %% ../nbs/05_gradcam.ipynb #00000026
-@torch.no_grad()
-def _patch_maps(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor) -> torch.Tensor: # (n, h', w')
-    "The cosine of each cell of the last map with the text, 0 if negative; ValueError where it is not averaged."
-    def project(features): return F.normalize(model.image_projection(features), dim=-1)
-    emb, maps, _ = _embed_with_map(model, images, cells=CELLS["patches"])
-    if not torch.allclose(project(maps.mean((2, 3))), emb, atol=1e-4):
-        raise ValueError(f"{type(model.image_encoder).__name__} does not simply average its last map; "
-                         "the method patches needs an image_encoder that does, such as resnet18")
-    return F.relu((project(maps.movedim(1, -1)) * text_emb[..., None, None, :]).sum(-1))
 
 # %% ../nbs/05_gradcam.ipynb #00000029
 def similarity_maps(model:CLIPMini, # In evaluation mode
                     images:torch.Tensor, # (n, 3, h, w) normalised, or (n, v, 3, h, w) with v views a study
-                    text_emb:torch.Tensor, # (d,), or (n, d) for a text each; a vector, or the difference of two
+                    text_emb:torch.Tensor, # (d,), or (n, d) for a text each: a vector, or the difference of two
                     method:str="grad_cam", # One of `METHODS`
                     present:torch.Tensor|None=None, # (n, v) bool, which views are there
                     cells:int|None=None, # The map's least height and width; as `CELLS` if None
                     reference:torch.Tensor|None=None, # For integrated, normalised: (3, h, w), or (v, 3, h, w)
                    ) -> torch.Tensor: # (k, h', w') ≥ 0, for each of the k views that are there
     "Where images speak for texts, as coarse as the network's maps. Raises ValueError where there can be no such map."
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; expected {', '.join(METHODS)}")
+    if method not in METHODS: raise ValueError(f"method is {method!r}; expected {', '.join(METHODS)}")
     if method == "integrated" and reference is None:
         raise ValueError("the method integrated compares with a reference picture; give one of `mean_pictures`")
     cells = cells or CELLS[method]
-    if method == "patches":
-        if images.ndim == 5: images = images.flatten(0, 1) if present is None else images[present]
-        return _patch_maps(model, images, text_emb)
     with torch.enable_grad():
         if method == "integrated":
             maps, grads = _on_the_way(model, images, text_emb, present, cells, reference)
@@ -145,23 +110,21 @@ def similarity_maps(model:CLIPMini, # In evaluation mode
     return _weigh(method, maps, grads).detach()
 
 # %% ../nbs/05_gradcam.ipynb #0000002b
+@torch.no_grad()
+def _text_vector(model:CLIPMini, text:str, minus:str|None) -> torch.Tensor: # (d,)
+    "The vector of a text, or the difference of two."
+    text_emb = model.encode_text([text])[0]
+    return text_emb if minus is None else text_emb - model.encode_text([minus])[0]
+
+# %% ../nbs/05_gradcam.ipynb #4e0bc53d
 def _cams(model:CLIPMini, images:torch.Tensor, text:str, minus:str|None, method:str,
           reference:torch.Tensor|None, present:torch.Tensor|None=None) -> np.ndarray: # (k, h, w) ≥ 0
     "Maps of the images of one study, in shares of the score; the model's mode is given back as it was."
     training = model.training
     model.eval()
-    try:
-        with torch.no_grad():
-            text_emb = model.encode_text([text])[0]
-            if minus is not None: text_emb = text_emb - model.encode_text([minus])[0]
-        cams = similarity_maps(model, images, text_emb, method, present, reference=reference)
+    try: cams = similarity_maps(model, images, _text_vector(model, text, minus), method, present, reference=reference)
     finally: model.train(training)
     return F.interpolate(cams[:, None], images.shape[-2:], mode="bilinear")[:, 0].cpu().numpy()
-
-# %% ../nbs/05_gradcam.ipynb #0000002c
-def _one_scale(cams:np.ndarray) -> np.ndarray: # The same shape, in [0, 1]
-    "Maps with the largest value of them all as 1."
-    return cams / max(cams.max(), 1e-12)
 
 # %% ../nbs/05_gradcam.ipynb #0000002d
 def _as_image(model:CLIPMini, picture:np.ndarray|torch.Tensor) -> torch.Tensor: # (3, h, w) normalised, on its device
@@ -177,17 +140,15 @@ def phrase_cams(model:CLIPMini, # Its mode is given back as it was
                 image:np.ndarray|torch.Tensor, # (h, w) uint8, or (3, h, w) float already normalised
                 texts:list[tuple[str, str|None]], # t texts, each with one to subtract, or None
                 method:str="grad_cam", # One of `METHODS`
-                reference:np.ndarray|torch.Tensor|None=None, # For integrated: a picture of the same size
-               ) -> np.ndarray: # (t, h, w) in [0, 1]; 1 is where the image speaks most for any of the texts
-    "Maps of one image, all on one scale, so that a phrase that is not there stays dark. Raises as `grad_cam`."
+                reference:np.ndarray|torch.Tensor|None=None) -> np.ndarray: # For integrated: of the same size
+    "Maps (t, h, w) in [0, 1], all on one scale, so that a phrase that is not there stays dark. Raises as `grad_cam`."
     image = _as_image(model, image)
     if reference is not None:
         reference = _as_image(model, reference)
-        ours, theirs = tuple(image.shape[1:]), tuple(reference.shape[1:])
-        if ours != theirs:
-            raise ValueError(f"the reference has {theirs} pixels, the image {ours}; expected the same")
-    cams = [_cams(model, image[None], text, minus, method, reference)[0] for text, minus in texts]
-    return _one_scale(np.stack(cams))
+        if reference.shape != image.shape:
+            raise ValueError(f"the reference is {tuple(reference.shape)}, the image {tuple(image.shape)}")
+    cams = np.stack([_cams(model, image[None], text, minus, method, reference)[0] for text, minus in texts])
+    return cams / max(cams.max(), 1e-12)
 
 # %% ../nbs/05_gradcam.ipynb #0000002f
 def grad_cam(model:CLIPMini, # Its mode is given back as it was
@@ -203,24 +164,21 @@ def grad_cam(model:CLIPMini, # Its mode is given back as it was
 def study_cams(model:CLIPMini, data:StudyData, row:int, # Which study of the data
                text:str, minus:str|None=None, # Any words, and words to subtract
                method:str="grad_cam", # One of `METHODS`
-               reference:dict[str, np.ndarray]|None=None, # For integrated: as `mean_pictures` gives it
-              ) -> dict[str, np.ndarray]: # View to its map, (h, w) in [0, 1]; 1 is the largest value of any view
-    "A map for each view that the model sees of a study. Raises ValueError as `grad_cam`."
-    shown, images = data.shown[row], model.preprocess(data.pixels([row])) # -1 is a view that is not there
+               reference:dict|None=None) -> dict[str, np.ndarray]: # For integrated: as `mean_pictures` gives it
+    "View to its map, (h, w) in [0, 1]; 1 is the largest value of any view. Raises ValueError as `grad_cam`."
+    views, pixels = data.shown[row], data.pixels([row]) # -1 is a view that is not there
     if reference is not None:
-        nothing = torch.zeros_like(images[0, 0])
-        means = [model.preprocess(reference[VIEWS[v]]) if v >= 0 else nothing for v in shown]
-        reference = torch.stack(means)
-    present = torch.from_numpy(shown >= 0)[None]
-    cams = _one_scale(_cams(model, images, text, minus, method, reference, present))
-    return {VIEWS[v]: cam for v, cam in zip(shown[shown >= 0], cams)}
+        means = [reference.get(VIEWS[v], own) for v, own in zip(views, pixels[0])] # where no view is, any picture does
+        reference = model.preprocess(np.stack(means))
+    present = torch.from_numpy(views >= 0)[None]
+    cams = _cams(model, model.preprocess(pixels), text, minus, method, reference, present)
+    return {VIEWS[v]: cam / max(cams.max(), 1e-12) for v, cam in zip(views[views >= 0], cams)}
 
 # %% ../nbs/05_gradcam.ipynb #00000047
 def show_radiograph(ax:Axes, # Where to draw
                     pixels:np.ndarray, cam:np.ndarray|None=None, # (h, w) uint8, and a map (h, w) in [0, 1]
                     title:str="", boxes:tuple=(), # Wrapped to fit; each (x0, y0, x1, y1) in pixels
-                    view:str="frontal", # Or "lateral", which gets no R
-                   ) -> Axes:
+                    view:str="frontal") -> Axes: # Or "lateral", which gets no R
     "A radiograph with an optional heat map and boxes; on a frontal view the patient's right is marked R."
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=255)
     if cam is not None: ax.imshow(cam, cmap=HEAT, vmin=0, vmax=1)
@@ -232,36 +190,21 @@ def show_radiograph(ax:Axes, # Where to draw
     ax.set(xticks=[], yticks=[])
     return ax
 
-# %% ../nbs/05_gradcam.ipynb #00000048
-def _heat_bar(fig:Figure, axes) -> None:
-    "The colour bar of some maps, over mid-grey."
-    bar = fig.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, shrink=.7, label="speaks for the text")
-    bar.solids.set_edgecolor("face")
-    bar.ax.set_facecolor("grey")
-
 # %% ../nbs/05_gradcam.ipynb #0000004a
-METHOD_NAMES = dict(integrated="against the mean", grad_cam="Grad-CAM", hires_cam="HiResCAM",
-                    grad_cam_pp="Grad-CAM++", patches="patches")
+METHOD_NAMES = dict(integrated="against the mean", grad_cam="Grad-CAM", hires_cam="HiResCAM")
 
-@torch.no_grad()
-def _cosine(model:CLIPMini, pixels:np.ndarray, text:str, minus:str|None) -> float:
-    "The cosine of a picture and a text, or the difference of two."
-    image_emb = model.encode_image(model.preprocess(pixels[None]))[0]
-    text_emb = model.encode_text([text] if minus is None else [text, minus])
-    cosines = text_emb @ image_emb
-    return float(cosines[0] if minus is None else cosines[0] - cosines[1])
-
-# %% ../nbs/05_gradcam.ipynb #0000004b
+# %% ../nbs/05_gradcam.ipynb #4873c4e5
 def gradcam_figure(model:CLIPMini, pixels:np.ndarray, # A model with convolutions, in evaluation mode; (h, w) uint8
                    texts:list[str|tuple[str, str]], # A map for each; a pair is a text and one to subtract
                    boxes:list=(), # For each text its boxes, each (x0, y0, x1, y1) in pixels
                    view:str="frontal", # Or "lateral"
                    methods:tuple=("grad_cam",), # Some of `METHODS`, a row for each
-                   reference:np.ndarray|None=None, # For integrated: a picture to compare with, (h, w) uint8
-                  ) -> Figure:
+                   reference:np.ndarray|None=None) -> Figure: # For integrated: what to compare with, (h, w) uint8
     "The radiograph, and beside it a heat map for each text, with its cosine. The maps of a row are on one scale."
     pairs = [(text, None) if isinstance(text, str) else text for text in texts]
-    titles = [f"{' − '.join(filter(None, pair))}, cosine {_cosine(model, pixels, *pair):.2f}" for pair in pairs]
+    with torch.no_grad(): image_emb = model.encode_image(model.preprocess(pixels[None]))[0]
+    cosines = [_text_vector(model, *pair) @ image_emb for pair in pairs]
+    titles = [f"{' − '.join(filter(None, pair))}, cosine {cosine:.2f}" for pair, cosine in zip(pairs, cosines)]
     boxes = boxes or [()]*len(pairs)
     fig = Picture(2.6*(len(pairs)+1) + .5, 2.9*len(methods) + .3)
     grid = fig.subplots(len(methods), len(pairs)+1, squeeze=False)
@@ -270,7 +213,10 @@ def gradcam_figure(model:CLIPMini, pixels:np.ndarray, # A model with convolution
         cams = phrase_cams(model, pixels, pairs, method, reference)
         for ax, cam, title, own in zip(others, cams, titles, boxes):
             show_radiograph(ax, pixels, cam, title, own, view)
-    _heat_bar(fig, grid[:, 1:].ravel().tolist())
+    axes = grid[:, 1:].ravel().tolist()
+    bar = fig.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, shrink=.7, label="speaks for the text")
+    bar.solids.set_edgecolor("face")
+    bar.ax.set_facecolor("grey")
     return fig
 
 # %% ../nbs/05_gradcam.ipynb #0000004f
@@ -280,12 +226,6 @@ def _show_report(ax:Axes, text:str, title:str="") -> None:
     ax.text(.04, .96, report, va="top", fontsize=7, transform=ax.transAxes, parse_math=False)
     ax.set_title(textwrap.fill(title, 30, max_lines=3), fontsize=8, parse_math=False)
     ax.set(xticks=[], yticks=[])
-
-# %% ../nbs/05_gradcam.ipynb #00000050
-def _frame(ax:Axes, is_match:bool) -> None:
-    "A green frame for the true match, a thin grey one otherwise."
-    colour, width = ("limegreen", 4) if is_match else ("lightgrey", 1)
-    for spine in ax.spines.values(): spine.set(visible=True, color=colour, linewidth=width)
 
 # %% ../nbs/05_gradcam.ipynb #00000051
 def own_rank(gallery:Gallery, query:Query) -> str:
@@ -310,7 +250,8 @@ def _show_answers(axes, gallery:Gallery, query:Query, found:list[tuple[int, floa
         if query.text:
             show_radiograph(ax, gallery.pixels(i), title=f"{study['study_id']}\n{cosine}", view=gallery.view(i))
         else: _show_report(ax, study["text"], cosine)
-        _frame(ax, i == query.place)
+        colour, width = ("limegreen", 4) if i == query.place else ("lightgrey", 1)
+        for spine in ax.spines.values(): spine.set(color=colour, linewidth=width)
 
 # %% ../nbs/05_gradcam.ipynb #00000055
 def retrieval_grid(gallery:Gallery, i:int=0, k:int=4) -> Figure: # Which study asks, and how many results a row has
@@ -361,8 +302,7 @@ def visualise_run(run:Run, study:str|None=None) -> list[Path]: # Which test stud
 def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
               source:str|None=None, # Where the data lies now, if elsewhere than in training
-              study:str|None=None, # Which test study to show; if not given, the first with three findings
-             ):
+              study:str|None=None): # Which test study to show; if not given, the first with three findings
     "Draw a retrieval grid for a trained model, and heat maps for the findings of one study."
     stages = Stages()
     run = load_run(ckpt, results_dir, source)

@@ -16,16 +16,14 @@ import torch.nn.functional as F
 # %% ../nbs/02_loss.ipynb #0000000c
 def match_targets(n:int, # Pairs in the batch
                   text_ids:torch.Tensor|None=None, # (n,), equal for equal texts; None where every text is its own
-                  device:str|torch.device="cpu",
-                 ) -> torch.Tensor: # (n, n) float32, each row sums to 1; symmetric
+                  device:str|torch.device="cpu") -> torch.Tensor: # (n, n) float32, each row sums to 1; symmetric
     "The truth for each row: equal shares over the texts that are as good as its own."
     if text_ids is None: return torch.eye(n, device=device)
     same = (text_ids[:, None] == text_ids).float().to(device)
     return same / same.sum(1, keepdim=True)
 
 # %% ../nbs/02_loss.ipynb #00000011
-def finding_overlap(labels:torch.Tensor, # (n, findings), 1 where a study has a finding, else 0
-                   ) -> torch.Tensor: # (n, n) float32 in [0, 1], symmetric
+def finding_overlap(labels:torch.Tensor) -> torch.Tensor: # (n, findings), 0 or 1; (n, n) float32 in [0, 1], symmetric
     "What share of their findings two studies have in common; 1 where neither has any."
     has = labels.float()
     both = has @ has.T
@@ -36,8 +34,7 @@ def finding_overlap(labels:torch.Tensor, # (n, findings), 1 where a study has a 
 OVERLAP_SHARE = 0.2
 
 def soft_targets(targets:torch.Tensor, # (n, n), as `match_targets` gives them
-                 labels:torch.Tensor, # (n, findings), 0 or 1
-                ) -> torch.Tensor: # (n, n), each row sums to 1
+                 labels:torch.Tensor) -> torch.Tensor: # (n, findings), 0 or 1; (n, n), each row sums to 1
     "`targets`, with `OVERLAP_SHARE` of each row spread over the studies that share findings."
     overlap = finding_overlap(labels)
     return (1 - OVERLAP_SHARE) * targets + OVERLAP_SHARE * overlap / overlap.sum(1, keepdim=True)
@@ -45,9 +42,9 @@ def soft_targets(targets:torch.Tensor, # (n, n), as `match_targets` gives them
 # %% ../nbs/02_loss.ipynb #0000001a
 def _cosines(image_emb:torch.Tensor, text_emb:torch.Tensor) -> torch.Tensor: # (n, n), at least float32
     "Every image with every text. Raises ValueError for shapes that are no pairs."
-    if image_emb.shape != text_emb.shape or image_emb.ndim != 2:
-        raise ValueError("expected image and text embeddings of one shape (n, d); "
-                         f"got {tuple(image_emb.shape)} and {tuple(text_emb.shape)}")
+    ours, theirs = tuple(image_emb.shape), tuple(text_emb.shape)
+    if ours != theirs or len(ours) != 2:
+        raise ValueError(f"expected two embeddings of one shape (n, d); got {ours} and {theirs}")
     dtype = torch.promote_types(image_emb.dtype, torch.float32)
     return image_emb.to(dtype) @ text_emb.to(dtype).T
 
@@ -55,9 +52,8 @@ def _cosines(image_emb:torch.Tensor, text_emb:torch.Tensor) -> torch.Tensor: # (
 def clip_loss(image_emb:torch.Tensor, text_emb:torch.Tensor, # (n, d) unit rows; row i of both is one pair
               logit_scale:torch.Tensor|float, # 1 / temperature
               text_ids:torch.Tensor|None=None, # (n,), equal for equal texts, which then count as each other's match
-              labels:torch.Tensor|None=None, # (n, findings); studies that share findings are in part a match
-             ) -> torch.Tensor: # Scalar, in nats
-    "Symmetric InfoNCE over a batch of pairs (CLIP, arXiv:2103.00020). Raises ValueError for shapes that are no pairs."
+              labels:torch.Tensor|None=None) -> torch.Tensor: # (n, findings); who shares some is in part a match
+    "Symmetric InfoNCE over a batch of pairs, in nats (CLIP, arXiv:2103.00020). Raises ValueError for other shapes."
     with torch.autocast(image_emb.device.type, enabled=False):
         logits = logit_scale * _cosines(image_emb, text_emb)
         targets = match_targets(len(logits), text_ids, logits.device)
@@ -69,12 +65,10 @@ def clip_loss(image_emb:torch.Tensor, text_emb:torch.Tensor, # (n, d) unit rows;
 def sentence_loss(image_emb:torch.Tensor, # (n, d) unit rows
                   sentence_emb:torch.Tensor, # (m, d) unit rows, each sentence once
                   logit_scale:torch.Tensor|float, # 1 / temperature
-                  holds:torch.Tensor, # (n, m) bool, whose report holds which sentence; no row or column without any
-                 ) -> torch.Tensor: # Scalar, in nats
-    "Symmetric InfoNCE between images and the single sentences of their reports. Raises ValueError for bad shapes."
-    if holds.shape != (len(image_emb), len(sentence_emb)):
-        raise ValueError(f"expected holds of shape {(len(image_emb), len(sentence_emb))}, images by sentences; "
-                         f"got {tuple(holds.shape)}")
+                  holds:torch.Tensor) -> torch.Tensor: # (n, m) bool, whose report holds which; no empty row or column
+    "Symmetric InfoNCE between images and the sentences of their reports, in nats. Raises ValueError for bad shapes."
+    shape = len(image_emb), len(sentence_emb)
+    if holds.shape != shape: raise ValueError(f"expected holds of shape {shape}; got {tuple(holds.shape)}")
     with torch.autocast(image_emb.device.type, enabled=False):
         dtype = torch.promote_types(image_emb.dtype, torch.float32)
         logits = logit_scale * image_emb.to(dtype) @ sentence_emb.to(dtype).T
@@ -87,9 +81,8 @@ def sentence_loss(image_emb:torch.Tensor, # (n, d) unit rows
 def sigmoid_loss(image_emb:torch.Tensor, text_emb:torch.Tensor, # (n, d) unit rows; row i of both is one pair
                  logit_scale:torch.Tensor|float, # 1 / temperature
                  logit_bias:torch.Tensor|float, # Added to every logit
-                 text_ids:torch.Tensor|None=None, # (n,), equal for equal texts, which then count as each other's match
-                ) -> torch.Tensor: # Scalar, in nats
-    "The sigmoid loss over all pairs of a batch (SigLIP, arXiv:2303.15343). Raises ValueError for bad shapes."
+                 text_ids:torch.Tensor|None=None) -> torch.Tensor: # (n,), equal for equal texts, which then match too
+    "The sigmoid loss over all pairs of a batch, in nats (SigLIP, arXiv:2303.15343). Raises ValueError for bad shapes."
     with torch.autocast(image_emb.device.type, enabled=False):
         logits = logit_scale * _cosines(image_emb, text_emb) + logit_bias
         signs = (match_targets(len(logits), text_ids, logits.device) > 0).to(logits.dtype) * 2 - 1
@@ -98,8 +91,7 @@ def sigmoid_loss(image_emb:torch.Tensor, text_emb:torch.Tensor, # (n, d) unit ro
 # %% ../nbs/02_loss.ipynb #00000042
 MAX_LOGIT_SCALE = 100.
 
-def clamp_logit_scale_(log_scale:torch.nn.Parameter, # The model's `logit_scale`, a logarithm
-                      ) -> None:
+def clamp_logit_scale_(log_scale:torch.nn.Parameter) -> None: # The model's `logit_scale`, a logarithm
     "Limits exp(log_scale) to `MAX_LOGIT_SCALE`, in place; call it after each optimiser step."
     with torch.no_grad(): log_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
@@ -122,8 +114,7 @@ def refuse_batch_norm(model:torch.nn.Module) -> None:
 def backward_in_chunks(encode:Callable, # A chunk to its image and text embeddings
                        chunks:list, # The parts of a batch
                        loss_of:Callable, # Image and text embeddings of the whole batch to a scalar
-                       backward:Callable=torch.Tensor.backward, # How to go back from the loss
-                      ) -> torch.Tensor: # Scalar
+                       backward:Callable=torch.Tensor.backward) -> torch.Tensor: # How to go back from the loss
     "The loss of a batch; its gradients are added to the parameters, with the memory of one chunk."
     states, parts = [], []
     for chunk in chunks:

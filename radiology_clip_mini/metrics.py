@@ -162,17 +162,8 @@ def _check_relevance(relevance, shape:tuple) -> csr_array:
     relevance.eliminate_zeros()
     lost = np.diff(relevance.indptr) == 0
     if lost.any():
-        raise ValueError(f"{lost.sum()} of {len(lost)} queries have no relevant item in the gallery, "
-                         f"the first is query {lost.argmax()}")
+        raise ValueError(f"{lost.sum()} of {len(lost)} queries have no relevant item, such as query {lost.argmax()}")
     return relevance
-
-# %% ../nbs/04_metrics.ipynb #0000003e
-def _check_similarity(similarity:torch.Tensor) -> None:
-    shape = tuple(similarity.shape)
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"expected similarities of shape (queries, gallery), none of them 0; got {shape}")
-    lost = (~similarity.isfinite()).sum().item()
-    if lost: raise ValueError(f"{lost} of {similarity.numel()} similarities are NaN or infinite")
 
 # %% ../nbs/04_metrics.ipynb #0000003f
 def query_scores(similarity, # (queries, gallery)
@@ -180,8 +171,9 @@ def query_scores(similarity, # (queries, gallery)
                  ks:tuple=(1, 5, 10)) -> pd.DataFrame: # R@k, MedR (its rank), MRR (1/rank), mAP (its AP), nDCG@10
     "What each query scores, a row each. Raises ValueError for NaN, shapes that do not fit, or nothing relevant."
     similarity = torch.as_tensor(np.asarray(similarity))
-    _check_similarity(similarity)
     shape = tuple(similarity.shape)
+    if len(shape) != 2 or 0 in shape: raise ValueError(f"expected similarities (queries, gallery); got shape {shape}")
+    if not similarity.isfinite().all(): raise ValueError("some similarities are NaN or infinite")
     if relevance is None and shape[0] != shape[1]:
         raise ValueError(f"without relevance, query i matches item i, so the matrix must be square; got {shape}")
     relevance = _check_relevance(eye_array(len(similarity)) if relevance is None else relevance, shape)
@@ -208,11 +200,10 @@ def cosine_blocks(query_emb:np.ndarray, gallery_emb:np.ndarray) -> Similarity: #
 # %% ../nbs/04_metrics.ipynb #00000055
 def score_blocks(similarity:Similarity,
                  relevance:dict[str, Callable], # Kind to a function of (start, stop) -> (stop - start, gallery), sparse
-                 n_queries:int, n_gallery:int,
-                 ks:tuple=(1, 5, 10)) -> dict[str, pd.DataFrame]: # Kind to the scores of all queries
+                 n_queries:int, n_gallery:int) -> dict[str, pd.DataFrame]: # Kind to the scores of all queries
     "As `query_scores`, for several kinds of relevance at once and in bounded memory."
     size = max(1, BLOCK // n_gallery)
-    names = [*(f"R@{k}" for k in ks), "MedR", "MRR", "mAP", "nDCG@10"]
+    names = ["R@1", "R@5", "R@10", "MedR", "MRR", "mAP", "nDCG@10"]
     found = {kind: np.empty((n_queries, len(names))) for kind in relevance} # a table per block would scatter memory
     for start in progress(range(0, n_queries, size), "ranking"):
         stop = min(start + size, n_queries)
@@ -220,7 +211,7 @@ def score_blocks(similarity:Similarity,
         for kind, rows in relevance.items():
             right = _check_relevance(rows(start, stop), tuple(block.shape))
             if ranked is None and len(right.indices) > len(block): ranked = block.sort(1).values
-            found[kind][start:stop] = _score(tie_groups(block, right, ranked), right, ks)[names]
+            found[kind][start:stop] = _score(tie_groups(block, right, ranked), right, (1, 5, 10))
     return {kind: pd.DataFrame(values, columns=names) for kind, values in found.items()}
 
 # %% ../nbs/04_metrics.ipynb #00000056

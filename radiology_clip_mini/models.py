@@ -50,8 +50,7 @@ class ModelConfig:
 def _cut_head(net:nn.Module) -> tuple[str, int]:
     "Replaces the last linear layer with nothing; its name, and how many features came into it."
     linear = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Linear)]
-    if not linear:
-        raise ValueError(f"{type(net).__name__} has no linear head to remove; choose another image_encoder (resnet18)")
+    if not linear: raise ValueError(f"{type(net).__name__} has no linear head to remove; choose another image_encoder")
     name, head = linear[-1]
     net.set_submodule(name, nn.Identity())
     return name, head.in_features
@@ -66,25 +65,19 @@ def _drop_auxiliary(net:nn.Module) -> None:
 # %% ../nbs/01_models.ipynb #00000017
 @contextmanager
 def _explained(error:type, message:str, kinds:type|tuple=Exception):
-    "What goes wrong inside, raised as `error` with `message` and the first line of the reason."
+    "What goes wrong inside, raised as `error` with `message` and the reason."
     try: yield
     except kinds as e:
-        reason = str(e).partition("\n")[0]
+        reason = " ".join(str(e).split())[:300]
         raise error(f"{message} ({type(e).__name__}: {reason})") from e
 
 # %% ../nbs/01_models.ipynb #00000018
-def _read_tensors(path:str|Path) -> dict[str, torch.Tensor]:
-    "The tensors in a .safetensors or .pth file. Never runs code from the file."
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path}; expected a .safetensors or .pth file")
-    with _explained(ValueError, f"{path} holds no readable weights"):
-        if Path(path).suffix == ".safetensors": return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-# %% ../nbs/01_models.ipynb #00000019
 def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
-    "Fills `net` from a file; all of it, or ValueError."
-    tensors = {k: v for k, v in _read_tensors(path).items() if not k.startswith(f"{head}.")}
+    "Fills `net`, without its head, from a .safetensors or .pth file; all of it, or ValueError. Never runs its code."
+    if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}; expected a .safetensors or .pth file")
+    with _explained(ValueError, f"{path} holds no readable weights"):
+        read = load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        tensors = {k: v for k, v in read.items() if not k.startswith(f"{head}.")}
     shapes = {k: getattr(v, "shape", "no tensor") for k, v in tensors.items()}
     own = {k: v.shape for k, v in net.state_dict().items()}
     wrong = sorted(k for k in own.keys() | shapes.keys() if own.get(k) != shapes.get(k))
@@ -94,8 +87,8 @@ def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
     net.load_state_dict(tensors)
 
 # %% ../nbs/01_models.ipynb #0000001a
-def image_encoder(name:str, weights:str="none", # A torchvision classifier; "imagenet", "none" or a file
-                 ) -> tuple[nn.Module, int]:
+def image_encoder(name:str, # A torchvision classifier
+                  weights:str="none") -> tuple[nn.Module, int]: # "imagenet", "none" or a file
     "A network from (n, 3, h, w) images to (n, width) features, and that width. Raises ValueError or OSError."
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
@@ -150,8 +143,8 @@ def _learn_pieces(texts:list[str], n:int) -> list[str]:
     return [*_SPECIAL.values(), *pieces, *(f"##{p}" for p in pieces)]
 
 # %% ../nbs/01_models.ipynb #00000026
-def learn_tokenizer(texts:list[str], n_pieces:int=2000, # The training texts; pieces of words, at most
-                   ) -> PreTrainedTokenizerFast:
+def learn_tokenizer(texts:list[str], # Of training
+                    n_pieces:int=2000) -> PreTrainedTokenizerFast: # Pieces of words, at most
     "A lower-case WordPiece tokenizer with BERT's special tokens, its vocabulary learned from `texts`."
     vocab = {piece: i for i, piece in enumerate(_learn_pieces(texts, n_pieces))}
     tok = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
@@ -162,19 +155,15 @@ def learn_tokenizer(texts:list[str], n_pieces:int=2000, # The training texts; pi
     tok.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(tokenizer_object=tok, **_SPECIAL)
 
-# %% ../nbs/01_models.ipynb #0000002a
-def _scratch_encoder(texts:list[str]|None) -> tuple[nn.Module, PreTrainedTokenizerFast]:
-    if not texts:
-        raise ValueError("text_encoder 'scratch' learns its vocabulary from the training texts: CLIPMini(…, texts)")
-    tokenizer = learn_tokenizer(texts)
-    config = DistilBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SCRATCH)
-    return DistilBertModel(config), tokenizer
-
 # %% ../nbs/01_models.ipynb #0000002b
-def text_encoder(name:str, texts:list[str]|None=None, # A hub name, a folder, or "scratch", which needs texts
-                ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+def text_encoder(name:str, # A hub name, a folder, or "scratch", which needs texts
+                 texts:list[str]|None=None) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     "An encoder whose `last_hidden_state` is (n, length, width), and its tokenizer. Raises OSError if not found."
-    if name == "scratch": return _scratch_encoder(texts)
+    if name == "scratch":
+        if not texts: raise ValueError("text_encoder 'scratch' learns its words from the texts: CLIPMini(…, texts)")
+        tokenizer = learn_tokenizer(texts)
+        config = DistilBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SCRATCH)
+        return DistilBertModel(config), tokenizer
     advice = "give --model.text_encoder a local folder, or scratch"
     with _explained(OSError, f"{name!r} is neither a folder with a Hugging Face model nor on the hub; {advice}"):
         net = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, weights_only=True)
@@ -189,8 +178,7 @@ class ViewFusion(nn.Module):
         self.view_emb = nn.Parameter(torch.randn(len(VIEWS), embed_dim) / embed_dim**.5) if kind == "gate" else None
 
     def forward(self, views:torch.Tensor, # (n, 2, d) unit rows, zeros where a view is missing
-                present:torch.Tensor, # (n, 2) bool, at least one in each row
-               ) -> torch.Tensor: # (n, d) unit rows
+                present:torch.Tensor) -> torch.Tensor: # (n, 2) bool, at least one in each row; (n, d) unit rows
         scores = views.new_zeros(present.shape)
         if self.gate is not None: scores = self.gate(torch.tanh(views + self.view_emb)).squeeze(-1)
         weights = scores.masked_fill(~present, -torch.inf).softmax(-1)
@@ -202,8 +190,7 @@ class CLIPMini(nn.Module):
     "A radiograph encoder and a report encoder with a shared space of `embed_dim` dimensions."
     def __init__(self, config:ModelConfig,
                  texts:list[str]|None=None, # Training texts, for the text encoder "scratch"
-                 folder:str|Path|None=None, # A saved model's tokenizer and architecture, in place of downloads
-                ):
+                 folder:str|Path|None=None): # A saved model's tokenizer and architecture, in place of downloads
         super().__init__()
         self.config = config
         self.image_encoder, width = image_encoder(config.image_encoder, "none" if folder else config.image_weights)
@@ -212,8 +199,7 @@ class CLIPMini(nn.Module):
         self.text_encoder, self.tokenizer = text
         longest = getattr(self.text_encoder.config, "max_position_embeddings", config.max_length)
         if config.max_length > longest:
-            raise ValueError(f"model.max_length is {config.max_length}; "
-                             f"this text encoder takes at most {longest} tokens")
+            raise ValueError(f"model.max_length is {config.max_length}; the encoder takes at most {longest} tokens")
         self.dropout = nn.Dropout(config.dropout)
         self.image_projection = nn.Linear(width, config.embed_dim, bias=False)
         self.lateral_projection = copy.deepcopy(self.image_projection) if config.fusion == "own" else None
@@ -247,9 +233,8 @@ def project_image(self:CLIPMini, features:torch.Tensor, # (k, width) of single i
 @patch
 def encode_image(self:CLIPMini,
                  images:torch.Tensor, # (n, 3, h, w) from `preprocess`, or (n, v, 3, h, w) with v views a study
-                 present:torch.Tensor|None=None, # (n, v) bool, which views are there; None for all
-                ) -> torch.Tensor: # (n, embed_dim) unit rows
-    "One embedding for each image, or for each study."
+                 present:torch.Tensor|None=None) -> torch.Tensor: # (n, v) bool, which views are there; None for all
+    "One embedding for each image, or for each study: (n, embed_dim) unit rows."
     images = images.to(self.device)
     if images.ndim == 4:
         return self.project_image(self.image_encoder(images))
@@ -309,8 +294,7 @@ def _first_half(net:nn.Module) -> list[nn.Module]:
 
 # %% ../nbs/01_models.ipynb #0000004d
 @patch
-def freeze(self:CLIPMini, what:str # none, embeddings, text, image or stages
-          ) -> CLIPMini:
+def freeze(self:CLIPMini, what:str) -> CLIPMini: # none, embeddings, text, image or stages
     "Takes a part of the encoders out of training; projections, fusion and temperature always learn."
     parts = dict(none=[], embeddings=[self.text_encoder.get_input_embeddings()],
                  text=self.text_encoder.modules(), image=self.image_encoder.modules(),
@@ -321,8 +305,7 @@ def freeze(self:CLIPMini, what:str # none, embeddings, text, image or stages
 
 # %% ../nbs/01_models.ipynb #00000051
 @patch
-def train_mode(self:CLIPMini, freeze_norm:bool=False # Keep all of BatchNorm in evaluation mode
-              ) -> CLIPMini:
+def train_mode(self:CLIPMini, freeze_norm:bool=False) -> CLIPMini: # Keep all of BatchNorm in evaluation mode
     "Training mode for all that learns; frozen parts stay in evaluation mode."
     self.train()
     for m in self.modules():
@@ -335,16 +318,15 @@ def train_mode(self:CLIPMini, freeze_norm:bool=False # Keep all of BatchNorm in 
 @torch.no_grad()
 def embed(model:CLIPMini, # On any device; its mode is given back as it was
           data:StudyData, rows:np.ndarray, # Studies and images, and which n of them
-          batch_size:int=64, show:bool=True, # For speed and memory only; a progress bar
-         ) -> tuple[np.ndarray, np.ndarray]: # Image and text embeddings, (n, d) float32
-    "Both embeddings of some studies, in their order, in evaluation mode."
+          batch_size:int=64, # For speed and memory only
+          show:bool=True) -> tuple[np.ndarray, np.ndarray]: # A progress bar; (n, d) float32 each
+    "The image and text embeddings of some studies, in their order, in evaluation mode."
     training, texts, images, words = model.training, data.texts(rows), [], []
     by_length = np.argsort([len(t) for t in texts], kind="stable")
     model.eval()
     for part in progress(in_order(len(rows), batch_size), "embedding", show, unit="batch"):
-        at = rows[part]
-        present = torch.from_numpy(data.shown[at] >= 0)
-        images.append(model.encode_image(model.preprocess(data.pixels(at)), present).float().cpu())
+        present = torch.from_numpy(data.shown[rows[part]] >= 0)
+        images.append(model.encode_image(model.preprocess(data.pixels(rows[part])), present).float().cpu())
         words.append(model.encode_text([texts[i] for i in by_length[part]]).float().cpu())
     model.train(training)
     return torch.cat(images).numpy(), torch.cat(words).numpy()[np.argsort(by_length)]
@@ -406,9 +388,8 @@ def _model_folder(name:str|Path) -> Path:
 
 # %% ../nbs/01_models.ipynb #00000061
 @patch(cls_method=True)
-def from_pretrained(cls:CLIPMini, name:str|Path, # A folder that `save_pretrained` wrote, or a hub id
-                   ) -> CLIPMini: # In evaluation mode, on the CPU
-    "A saved model. Raises FileNotFoundError or ValueError where there is none."
+def from_pretrained(cls:CLIPMini, name:str|Path) -> CLIPMini: # A folder that `save_pretrained` wrote, or a hub id
+    "A saved model in evaluation mode, on the CPU. Raises FileNotFoundError or ValueError where there is none."
     folder = _model_folder(name)
     config, _ = _read_config(folder)
     kinds = (TypeError, ArithmeticError, AttributeError, RuntimeError, SafetensorError)

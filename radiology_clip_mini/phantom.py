@@ -6,17 +6,17 @@
 __all__ = ['FINDINGS', 'PHANTOM_FEATURES', 'phantom_rows', 'make_phantoms', 'draw_phantom', 'kept_phantoms']
 
 # %% ../nbs/extras/phantom.ipynb #00000006
-import io, os, zlib
+import os, zlib
 from pathlib import Path
 from types import SimpleNamespace
 
-import datasets
 from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 import numpy as np
 from PIL import Image as PILImage, ImageDraw, ImageFilter
 
 from .command import progress
+from .sources import STUDY_FEATURES
 
 # %% ../nbs/extras/phantom.ipynb #0000000b
 FINDINGS = ("cardiomegaly", "left effusion", "right effusion", "left pneumothorax", "right pneumothorax",
@@ -25,9 +25,7 @@ FINDINGS = ("cardiomegaly", "left effusion", "right effusion", "left pneumothora
 
 # %% ../nbs/extras/phantom.ipynb #0000000d
 _BOX = dict(label=Value("string"), view=Value("string"), **{k: Value("float32") for k in ("x0", "y0", "x1", "y1")})
-PHANTOM_FEATURES = Features(
-    study_id=Value("string"), patient_id=Value("string"), text=Value("string"), labels=List(Value("string")),
-    frontal=datasets.Image(), lateral=datasets.Image(), boxes=List(_BOX))
+PHANTOM_FEATURES = Features(STUDY_FEATURES | dict(boxes=List(_BOX)))
 
 # %% ../nbs/extras/phantom.ipynb #00000010
 def _rng(seed, stream, *key):
@@ -97,9 +95,9 @@ def _soft(d, width):
     t = np.clip(d * np.float32(1 / width) + np.float32(.5), 0, 1)
     return t * t * (3 - 2 * t)
 
-def _ellipse(u, v, at, radii):
+def _ellipse(u, v, centre, radii):
     "About the distance inside an ellipse, in units of its smaller radius: 1 at the centre, 0 on its edge."
-    (x, y), (rx, ry) = np.float32(at), np.float32(radii)
+    (x, y), (rx, ry) = np.float32(centre), np.float32(radii)
     return 1 - np.sqrt(((u - x) / rx)**2 + ((v - y) / ry)**2)
 
 # %% ../nbs/extras/phantom.ipynb #0000002c
@@ -155,9 +153,9 @@ def _frontal_heart(u, v, p, mark):
     "Mask (size, size) of the heart; `mark` is the mark of cardiomegaly or None."
     half = p.width * (p.ratio if mark is None else .58 + .08 * mark.size)
     tall = .29 if mark is None else .34 + .03 * mark.size
-    at = np.float32([p.lean * (.17 + .5 * half), p.dome - .03 - .6 * tall])
-    tilt = u - .35 * (v - at[1])
-    return _soft(_ellipse(tilt, v, at, (np.sqrt(half**2 - (.35 * tall)**2), tall)) * tall, .06)
+    centre = np.float32([p.lean * (.17 + .5 * half), p.dome - .03 - .6 * tall])
+    tilt = u - .35 * (v - centre[1])
+    return _soft(_ellipse(tilt, v, centre, (np.sqrt(half**2 - (.35 * tall)**2), tall)) * tall, .06)
 
 # %% ../nbs/extras/phantom.ipynb #0000003b
 def _open(lung, cover):
@@ -215,39 +213,39 @@ def _frontal_pneumothorax(c, mark, side):
     return [(rim, .03), (6.4 * lung * (1 - lung) * rim, .62)]
 
 # %% ../nbs/extras/phantom.ipynb #00000048
-def _patch(c, mark, at, radius):
-    "A ragged mask (size, size) about `at`, of about the given radius."
+def _patch(c, mark, centre, radius):
+    "A ragged mask (size, size) about `centre`, of about the given radius."
     cloud = PILImage.fromarray(mark.cloud).resize(c.u.shape[::-1], PILImage.Resampling.BICUBIC)
     cloud = .2 * np.asarray(cloud)
-    return _soft(_ellipse(c.u, c.v, at, (radius, radius)) + cloud, 1) * np.clip(.9 + cloud, 0, 1)
+    return _soft(_ellipse(c.u, c.v, centre, (radius, radius)) + cloud, 1) * np.clip(.9 + cloud, 0, 1)
 
 # %% ../nbs/extras/phantom.ipynb #00000049
 def _frontal_consolidation(c, mark, side, lobe):
     a, v = (.42, -.40) if lobe == "upper" else (.53 + .04 * side, c.p.dome - .24)
-    at = side * (a + .08 * (mark.x - .5)), v + .10 * (mark.y - .5)
-    return [(_patch(c, mark, at, .18 + .10 * mark.size) * c.open[side], .78)]
+    centre = side * (a + .08 * (mark.x - .5)), v + .10 * (mark.y - .5)
+    return [(_patch(c, mark, centre, .18 + .10 * mark.size) * c.open[side], .78)]
 
 # %% ../nbs/extras/phantom.ipynb #0000004b
-def _spot(c, mark, at):
-    "A round mask (size, size) about `at`."
+def _spot(c, mark, centre):
+    "A round mask (size, size) about `centre`."
     radius = .055 + .035 * mark.size
-    return _soft(_ellipse(c.u, c.v, at, (radius, radius)), .7)
+    return _soft(_ellipse(c.u, c.v, centre, (radius, radius)), .7)
 
 def _frontal_nodule(c, mark, side):
     return [(_spot(c, mark, (side * (c.p.width - .19 - .10 * mark.x), -.25 + .27 * mark.y)), .78)]
 
 # %% ../nbs/extras/phantom.ipynb #0000004d
-def _device(c, at, stretch, lead):
-    "The one layer of a pacemaker: its box about `at`, flattened by `stretch`, and the curve of its lead."
-    x, y = np.float32(at)
+def _device(c, centre, stretch, lead):
+    "The one layer of a pacemaker: its box about `centre`, flattened by `stretch`, and the curve of its lead."
+    x, y = np.float32(centre)
     box = .085 - np.maximum(np.abs(c.u - x) * stretch[0], np.abs(c.v - y) * stretch[1])
     return [(np.maximum(_soft(box, .04), _lines(len(c.v), c.pose, [(_curve(lead), .020)])), .99)]
 
 # %% ../nbs/extras/phantom.ipynb #0000004e
 def _frontal_pacemaker(c, mark):
-    at, tip = np.array([.50 + .08 * mark.x, -.46 + .08 * mark.y]), (.10 + .08 * mark.size, c.p.dome - .10)
-    lead = [at, at + (-.12, -.08), (.12, -.52), (-.08, -.42), (-.13, -.15), (-.10, .08), (0, c.p.dome - .12), tip]
-    return _device(c, at, (1, 1.1), lead)
+    box, tip = np.array([.50 + .08 * mark.x, -.46 + .08 * mark.y]), (.10 + .08 * mark.size, c.p.dome - .10)
+    lead = [box, box + (-.12, -.08), (.12, -.52), (-.08, -.42), (-.13, -.15), (-.10, .08), (0, c.p.dome - .12), tip]
+    return _device(c, box, (1, 1.1), lead)
 
 # %% ../nbs/extras/phantom.ipynb #00000051
 def _lateral_lung(u, v, p, shrink=0):
@@ -263,8 +261,8 @@ def _lateral_lung(u, v, p, shrink=0):
 def _lateral_heart(u, v, p, mark):
     "Mask (size, size) of the heart on a lateral view; `mark` is the mark of cardiomegaly or None."
     grow = .6 * (p.ratio - .38) + (0 if mark is None else .11 + .05 * mark.size)
-    at, tilt = (-.20 + .35 * grow, p.dome - .25 - .4 * grow), u + .4 * (v - .2)
-    return _soft(_ellipse(tilt, v, at, (.26 + grow, .30 + .8 * grow)) * .3, .07)
+    centre, tilt = (-.20 + .35 * grow, p.dome - .25 - .4 * grow), u + .4 * (v - .2)
+    return _soft(_ellipse(tilt, v, centre, (.26 + grow, .30 + .8 * grow)) * .3, .07)
 
 # %% ../nbs/extras/phantom.ipynb #00000053
 def _lateral_chest(u, v, p, heart):
@@ -322,9 +320,9 @@ def _lateral_nodule(c, mark, side):
 
 # %% ../nbs/extras/phantom.ipynb #0000005a
 def _lateral_pacemaker(c, mark):
-    at = np.array([-c.p.depth + .02, -.42 + .08 * mark.y])
-    lead = [at, at + (.10, -.12), (-.15, -.45), (.02, -.25), (.02, 0), (-.12, c.p.dome - .22), (-.28, c.p.dome - .14)]
-    return _device(c, at, (2.6, 1), lead)
+    box = np.array([-c.p.depth + .02, -.42 + .08 * mark.y])
+    lead = [box, box + (.10, -.12), (-.15, -.45), (.02, -.25), (.02, 0), (-.12, c.p.dome - .22), (-.28, c.p.dome - .14)]
+    return _device(c, box, (2.6, 1), lead)
 
 # %% ../nbs/extras/phantom.ipynb #0000005d
 _SIDES = dict(right=-1, left=1)
@@ -463,21 +461,14 @@ def _report(study):
         said.append(text)
     return " ".join(rng.permutation(said).tolist())
 
-# %% ../nbs/extras/phantom.ipynb #00000091
-def _png(image):
-    "An image (h, w) uint8 as PNG bytes, in the form that `datasets.Image` stores."
-    buffer = io.BytesIO()
-    PILImage.fromarray(image).save(buffer, "PNG", compress_level=1)
-    return dict(bytes=buffer.getvalue(), path=None)
-
 # %% ../nbs/extras/phantom.ipynb #00000092
 def _row(study, size, lateral_only=(), views=("frontal", "lateral")):
     "One row of the dataset: ids, report, sorted labels, the views that are drawn and all boxes on them."
-    shown = dict(frontal=[o for o in study.labels if o not in lateral_only], lateral=study.labels)
+    drawn = dict(frontal=[o for o in study.labels if o not in lateral_only], lateral=study.labels)
     images, boxes = dict(frontal=None, lateral=None), []
     for view in views:
-        image, found = _render(study, view, size, shown[view])
-        images[view] = _png(image)
+        image, found = _render(study, view, size, drawn[view])
+        images[view] = PILImage.fromarray(image)
         boxes += found
     return dict(study_id=f"phantom-{study.seed}-{study.i:06d}", patient_id=f"phantom-{study.seed}-p{study.patient:06d}",
                 text=_report(study), labels=sorted(study.labels), **images, boxes=boxes)
@@ -486,30 +477,26 @@ def _row(study, size, lateral_only=(), views=("frontal", "lateral")):
 def phantom_rows(n:int, seed:int=0, # Studies, and the name of their series; a longer series begins with the shorter
                  image_size:int=128, # Height and width of each view in pixels, at least 32
                  lateral_only:tuple=(), # Findings that the frontal view does not show
-                 views:tuple=("frontal", "lateral"), # Which views to draw
-                ): # Yields rows as in `PHANTOM_FEATURES`
+                 views:tuple=("frontal", "lateral")): # Which views to draw; yields rows as in `PHANTOM_FEATURES`
     "Draws `n` studies with grey 8-bit views, reports, labels and boxes in pixels. Raises ValueError out of range."
     for name, value, least in [("n", n, 1), ("seed", seed, 0), ("image_size", image_size, 32)]:
-        if value < least:
-            raise ValueError(f"{name} is {value}, expected at least {least}: pass {name}={least} or more")
-    unknown = [o for o in lateral_only if o not in FINDINGS]
-    if unknown:
-        raise ValueError(f"lateral_only has {unknown}, expected some of {', '.join(FINDINGS)}")
+        if value < least: raise ValueError(f"{name} is {value}; expected at least {least}")
+    unknown = sorted(set(lateral_only) - set(FINDINGS))
+    if unknown: raise ValueError(f"lateral_only has {unknown}; expected some of {', '.join(FINDINGS)}")
     patients = progress(_patient_of(n, seed), "drawing phantoms", unit="study")
     for i, patient in enumerate(patients):
         yield _row(_study(seed, i, patient), image_size, lateral_only, views)
 
 # %% ../nbs/extras/phantom.ipynb #00000095
-def make_phantoms(n:int, seed:int=0, image_size:int=128, lateral_only:tuple=(), # As in `phantom_rows`
-                 ) -> Dataset: # One row per study, columns as in `PHANTOM_FEATURES`
+def make_phantoms(n:int, seed:int=0, image_size:int=128, # As in `phantom_rows`
+                  lateral_only:tuple=()) -> Dataset: # As there; one row per study
     "The rows of `phantom_rows` as a dataset in memory; raises as it does."
     return Dataset.from_list(list(phantom_rows(n, seed, image_size, lateral_only)), features=PHANTOM_FEATURES)
 
 # %% ../nbs/extras/phantom.ipynb #00000096
 def draw_phantom(labels:list[str], # Of `FINDINGS`; of two that claim one space of the chest the first is drawn
                  i:int, patient:int, # Equal numbers give the same picture, and the same anatomy
-                 image_size:int=128, seed:int=0, # As in `phantom_rows`
-                ) -> dict: # {"frontal", "lateral"}: (image_size, image_size) uint8
+                 image_size:int=128, seed:int=0) -> dict: # As in `phantom_rows`; view to picture, (h, w) uint8
     "Both views of a chest with the given findings."
     study = SimpleNamespace(seed=seed, i=i, patient=patient)
     return {view: _render(study, view, image_size, _compatible(labels))[0] for view in _VIEWS}
@@ -519,9 +506,8 @@ _CODE = zlib.crc32(Path(__file__).read_bytes()) if "__file__" in globals() else 
 
 def kept_phantoms(folder:str|Path, # Where series are kept; any of them may be deleted at any time
                   n:int, seed:int=0, image_size:int=128, # As in `phantom_rows`
-                  views:tuple=("frontal", "lateral"), # Which views to draw
-                 ) -> Dataset: # One row per study, mapped from the disk
-    "The rows of `phantom_rows`, from a file if they were drawn before; raises as it does."
+                  views:tuple=("frontal", "lateral")) -> Dataset: # Which views to draw; one row per study
+    "The rows of `phantom_rows`, mapped from a file, which is drawn where it is not there yet; raises as it does."
     path = Path(folder)/f"{n}-{seed}-{image_size}-{'-'.join(views)}-{_CODE:08x}.arrow"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,7 @@
 __all__ = ['PublishedModel', 'OpenClip', 'TransformersCLIP', 'load_model']
 
 # %% ../nbs/extras/published.ipynb #00000004
-import json, tempfile
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -18,15 +17,15 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, BertConfig, CLIPImageProcessor, CLIPModel, PreTrainedConfig
 
 from .data import DataConfig
-from .models import CLIPMini
+from .models import CLIPMini, _explained
+from .runs import read_run
 
 # %% ../nbs/extras/published.ipynb #0000000b
 class PublishedModel(nn.Module):
     "A model of others, in evaluation mode. Subclasses add `image_features`, `text_features` and `token_counts`."
     def __init__(self, name:str, model:nn.Module, # A folder or hub id, and what its library makes of it
                  image_size:int, # Side of its images
-                 mean:list[float], std:list[float], max_length:int, # Of each channel; tokens kept of a text
-                ):
+                 mean:list[float], std:list[float], max_length:int): # Of each channel; tokens kept of a text
         super().__init__()
         self.name, self.model, self.image_size, self.max_length = Path(name).name, model, image_size, max_length
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
@@ -40,18 +39,15 @@ class PublishedModel(nn.Module):
 @patch
 def preprocess(self:PublishedModel, pixels:np.ndarray|torch.Tensor) -> torch.Tensor:
     "Grey bytes (b, v, h, w) as this model's images (b, v, 3, h, w). Raises ValueError for another size."
-    h, w = pixels.shape[-2:]
-    if (h, w) != (self.image_size, self.image_size):
-        raise ValueError(f"{self.name} takes images of {self.image_size} × {self.image_size} pixels, got {(h, w)}; "
-                         f"read the data with image_size {self.image_size}")
+    if pixels.shape[-2:] != (self.image_size, self.image_size):
+        raise ValueError(f"{self.name} needs image_size {self.image_size}; got images of {tuple(pixels.shape[-2:])}")
     return (torch.as_tensor(pixels).to(self.device).unsqueeze(-3).float() / 255 - self.mean) / self.std
 
 # %% ../nbs/extras/published.ipynb #0000000d
 @patch
 def encode_image(self:PublishedModel,
                  images:torch.Tensor, # (b, v, 3, h, w), as `preprocess` gives them
-                 present:torch.Tensor, # (b, v) bool, which views are there
-                ) -> torch.Tensor: # (b, d) unit rows
+                 present:torch.Tensor) -> torch.Tensor: # (b, v) bool, which views are there; (b, d) unit rows
     "The embedding of each study's first view that is present."
     rows, first = torch.arange(len(images), device=images.device), present.int().argmax(1).to(images.device)
     return F.normalize(self.image_features(images[rows, first].to(self.device)).float(), dim=-1)
@@ -74,24 +70,17 @@ def count_cut(self:CLIPMini, texts:list[str]) -> int:
     return sum(len(ids) > self.config.max_length for ids in self.tokenizer(list(texts))["input_ids"])
 
 # %% ../nbs/extras/published.ipynb #00000012
-@contextmanager
 def _clear_loading(name:str):
     "Whatever a library raises while it loads `name`, as ValueError for a folder and OSError for the hub."
-    try: yield
-    except Exception as e: # each library raises many kinds
-        reason = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
-        files = "the files of the model's hub page, unchanged"
-        if Path(name).is_dir():
-            raise ValueError(f"{name} could not be loaded ({reason}). Expected {files}") from e
-        raise OSError(f"{name} is neither a folder nor to be had from the hub ({reason}); "
-                      f"give a folder with {files}") from e
+    files = "the files of the model's hub page, unchanged"
+    if Path(name).is_dir(): return _explained(ValueError, f"{name} could not be loaded; expected {files}")
+    return _explained(OSError, f"{name} is neither a folder nor to be had from the hub; give a folder with {files}")
 
 # %% ../nbs/extras/published.ipynb #00000013
 def _check_vocabulary(known:int, expected:int) -> None:
     "Raises ValueError where a tokenizer cannot be the model's own."
     if not expected/2 <= known <= expected:
-        raise ValueError(f"the tokenizer knows {known:,} tokens and the model {expected:,}, so they do not belong "
-                         "together; are tokenizer.json or vocab.txt missing from the folder?")
+        raise ValueError(f"the tokenizer knows {known:,} tokens, the model {expected:,}; they do not belong together")
 
 # %% ../nbs/extras/published.ipynb #00000017
 def _text_settings(model_name:str, folder:Path|None) -> PreTrainedConfig:
@@ -100,22 +89,15 @@ def _text_settings(model_name:str, folder:Path|None) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     berts = ("microsoft/BiomedNLP-BiomedBERT-base", "microsoft/BiomedNLP-PubMedBERT-base")
     if model_name.startswith(berts): return BertConfig()
-    try: return AutoConfig.from_pretrained(model_name, trust_remote_code=False)
-    except OSError as e:
-        raise OSError(f"its text encoder is {model_name}, whose settings are neither in the folder nor to be had from "
-                      "the hub; put that model's config.json there") from e
-
-# %% ../nbs/extras/published.ipynb #00000019
-def _import_open_clip():
-    try: import open_clip
-    except ImportError as e:
-        raise ValueError("open_clip is not installed: pip install 'radiology-clip-mini[compare]'") from e
-    return open_clip
+    with _explained(OSError, f"its text encoder is {model_name}; put that model's config.json in the folder", OSError):
+        return AutoConfig.from_pretrained(model_name, trust_remote_code=False)
 
 # %% ../nbs/extras/published.ipynb #0000001a
 def _load_open_clip(source:str, folder:Path|None) -> tuple:
     "The model and tokenizer of hf-hub:… (`folder` is None) or local-dir:…, as open_clip makes them."
-    open_clip = _import_open_clip()
+    try: import open_clip
+    except ImportError as e:
+        raise ValueError("open_clip is not installed: pip install 'radiology-clip-mini[compare]'") from e
     if folder and not {f.suffix for f in folder.iterdir()} & {".safetensors", ".bin", ".pth"}:
         raise FileNotFoundError("there are no weights beside open_clip_config.json: open_clip_model.safetensors")
     text, changed = open_clip.get_model_config(source)["text_cfg"], {}
@@ -133,7 +115,6 @@ class OpenClip(PublishedModel):
     "Any open_clip model. Raises ValueError for an unsound folder, OSError where the hub does not give it."
     def __init__(self, name:str): # "hf-hub:" and an id, or a folder with open_clip_config.json, weights and tokenizer
         folder = None if str(name).startswith("hf-hub:") else Path(name)
-        _import_open_clip()
         with _clear_loading(name):
             model, tokenizer = _load_open_clip(f"local-dir:{folder}" if folder else name, folder)
             known = len(tokenizer.tokenizer) if hasattr(tokenizer, "tokenizer") else tokenizer.vocab_size
@@ -141,23 +122,19 @@ class OpenClip(PublishedModel):
         cfg = model.visual.preprocess_cfg
         size = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
         super().__init__(name, model, size, cfg["mean"], cfg["std"], tokenizer.context_length)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.image_features = tokenizer, model.encode_image
 
 # %% ../nbs/extras/published.ipynb #0000001d
-@patch
-def image_features(self:OpenClip, images:torch.Tensor) -> torch.Tensor:
-    "(b, 3, h, w) images as (b, d) rows of any length."
-    return self.model.encode_image(images)
-
 @patch
 def text_features(self:OpenClip, texts:list[str]) -> torch.Tensor:
     "Texts as (b, d) rows of any length."
     tokens, encoder = self.tokenizer(texts), getattr(self.model, "text", None)
-    if isinstance(encoder, _import_open_clip().hf_model.HFTextEncoder):
+    if hasattr(encoder, "config"): # one of transformers
         in_use = tokens.ne(encoder.config.pad_token_id).any(0)
         tokens = tokens[:, :in_use.nonzero().max() + 1]
     return self.model.encode_text(tokens.to(self.device))
 
+# %% ../nbs/extras/published.ipynb #9fbfdc2e
 @patch
 def token_counts(self:OpenClip, texts:list[str]) -> list[int]:
     "How many tokens each text has before it is cut, end marks included."
@@ -174,8 +151,7 @@ class TransformersCLIP(PublishedModel):
             options = dict(dtype=torch.float32, weights_only=True, output_loading_info=True)
             model, info = CLIPModel.from_pretrained(name, **options)
             lost = sorted(info["missing_keys"])
-            if lost:
-                raise ValueError(f"{len(lost)} tensors are missing from the weights, such as {lost[0]}")
+            if lost: raise ValueError(f"{len(lost)} tensors are missing from the weights, such as {lost[0]}")
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             images = CLIPImageProcessor.from_pretrained(name)
             vision, text = model.config.vision_config, model.config.text_config
@@ -190,6 +166,7 @@ def image_features(self:TransformersCLIP, images:torch.Tensor) -> torch.Tensor:
     "(b, 3, h, w) images as (b, d) rows of any length."
     return self.model.visual_projection(self.model.vision_model(images).pooler_output)
 
+# %% ../nbs/extras/published.ipynb #36afc0ce
 @patch
 def text_features(self:TransformersCLIP, texts:list[str]) -> torch.Tensor:
     "Texts as (b, d) rows of any length."
@@ -197,39 +174,27 @@ def text_features(self:TransformersCLIP, texts:list[str]) -> torch.Tensor:
     encoded = self.model.text_model(tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device))
     return self.model.text_projection(encoded.pooler_output)
 
+# %% ../nbs/extras/published.ipynb #6a61c69a
 @patch
 def token_counts(self:TransformersCLIP, texts:list[str]) -> list[int]:
     "How many tokens each text has before it is cut, end marks included."
     return [len(ids) for ids in self.tokenizer(texts)["input_ids"]]
 
-# %% ../nbs/extras/published.ipynb #00000041
-def _read_settings(name:str) -> dict:
-    "What config.json says, in a folder or on the hub."
-    file = Path(name)/"config.json"
-    if not Path(name).is_dir():
-        with _clear_loading(name): return PreTrainedConfig.get_config_dict(name)[0]
-    if not file.is_file():
-        raise FileNotFoundError(f"{name} holds no model: expected open_clip_config.json (a model of open_clip) or "
-                                "config.json (a CLIP of transformers, or a model saved by this project)")
-    try: return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as e: raise ValueError(f"{file} is no JSON object: {e}") from e
-
 # %% ../nbs/extras/published.ipynb #00000042
 def _load_own(name:str) -> CLIPMini:
     "A model of this project, with the name of its folder and the image size of its run."
-    model, run = CLIPMini.from_pretrained(name), Path(name).parent/"run.json"
-    trained = json.loads(run.read_text(encoding="utf-8"))["config"]["data"] if run.is_file() else {}
+    model, run = CLIPMini.from_pretrained(name), Path(name).parent
+    trained = read_run(run)["config"]["data"] if (run/"run.json").is_file() else {}
     model.name, model.image_size = "/".join(Path(name).parts[-2:]), trained.get("image_size", DataConfig.image_size)
     return model
 
 # %% ../nbs/extras/published.ipynb #00000043
-def load_model(name:str|Path, # "hf-hub:" and an id for open_clip, another hub id, or a folder of any of the kinds
-              ) -> PublishedModel|CLIPMini: # In evaluation mode, on the CPU
-    "A model to compare with. Raises ValueError, FileNotFoundError or OSError that says what is wrong with `name`."
+def load_model(name:str|Path) -> PublishedModel|CLIPMini: # "hf-hub:" and an id, another hub id, or a folder
+    "A model to compare with, in evaluation mode. Raises ValueError or OSError that says what is wrong with `name`."
     name = str(name)
     if name.startswith("hf-hub:") or (Path(name)/"open_clip_config.json").is_file():
         return OpenClip(name)
-    settings = _read_settings(name)
+    with _clear_loading(name): settings = dict(PreTrainedConfig.get_config_dict(name)[0])
     if {"model", "text"} <= settings.keys(): return _load_own(name)
     kind = settings.get("model_type")
     if kind == "clip": return TransformersCLIP(name)

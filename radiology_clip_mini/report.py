@@ -25,10 +25,6 @@ WIDER = [("text", "R@1"), ("text", "R@10"), ("text", "mAP"),
 BASELINES = {"ceiling": "ceiling", "normal": "always normal", "random": "untrained", "chance": "chance"}
 DIRECTIONS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
-def _part(direction:dict, kind:str) -> dict:
-    "The values of one kind of relevance; the strict pair lies at the top. Empty where the data has none."
-    return direction if kind == "own" else direction.get(kind, {})
-
 # %% ../nbs/extras/report.ipynb #0000000c
 def _number(name:str, x:float|None, sign:str="") -> str:
     "A rank as it is, anything else in percent; an empty string for None."
@@ -48,7 +44,7 @@ def text_table(head:list[str], rows:list[list[str]]) -> str: # `head` of the col
 # %% ../nbs/extras/report.ipynb #0000000f
 def _rows(direction:dict, columns:list) -> list[list[str]]:
     "A value, its interval, and the baselines, of one direction."
-    parts = [(name, _part(direction, kind)) for kind, name in columns]
+    parts = [(name, direction if kind == "own" else direction.get(kind, {})) for kind, name in columns]
     rows = [["this model", *(_number(name, part.get(name)) for name, part in parts)],
             ["  95 % interval", *(_interval(name, part.get("ci95", {}).get(name)) for name, part in parts)]]
     for who, label in BASELINES.items():
@@ -144,6 +140,7 @@ def _calibration(ax, ranks:pd.DataFrame) -> None:
     matched, random = ranks["similarity"].to_numpy(), ranks["random_similarity"].to_numpy()
     ax.hist([matched, random], bins=24, label=["matched pairs", "random pairs"], color=["C2", "C7"], alpha=.7)
     ax.set(xlabel="similarity", ylabel="pairs")
+    ax.locator_params("x", nbins=5)
     curve, right = matched_share(matched, random), ax.twinx()
     right.plot(curve["similarity"], curve["share"], "k.-", ms=4, lw=1)
     right.set(ylabel="share that is matched", ylim=(0, 1.02))
@@ -190,6 +187,7 @@ def _rival_rows(name:str, found:dict, columns:list) -> list[list[str]]:
         for row, cell in zip(rows, cells): row.append(cell)
     return rows
 
+# %% ../nbs/extras/report.ipynb #40ef1bc4
 def comparison_table(result:dict) -> str: # With "compare": model, direction, metric to a, b, difference, low, high, p
     "The models of a comparison as a text table."
     columns, tables = [*STRICT[:4], ("own", "MRR"), ("labels", "nDCG@10")], []

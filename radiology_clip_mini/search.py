@@ -11,16 +11,17 @@ import os, sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Iterator
 
 from accelerate import PartialState
-from datasets import Dataset, List, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
+from datasets.fingerprint import Hasher
 from fastcore.basics import patch
 import numpy as np
 import pyarrow as pa
 import torch
-from xxhash import xxh3_64
 
 from .cache import VIEWS, read_grey
 from .command import progress
@@ -30,34 +31,22 @@ from .models import CLIPMini, embed
 from .sources import label_matrix, plain_finding
 
 # %% ../nbs/extras/search.ipynb #0000000a
-def _model_key(model:CLIPMini) -> str:
-    "16 hexadecimal digits of the weights, the vocabulary and the length at which texts are cut."
-    seen = xxh3_64(repr((model.config.max_length, sorted(model.tokenizer.get_vocab().items()))).encode())
-    for name, tensor in model.state_dict().items():
-        seen.update(name.encode())
-        seen.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return seen.hexdigest()
-
-# %% ../nbs/extras/search.ipynb #0000000b
-def corpus_key(model:CLIPMini, data:StudyData,
-               rows:np.ndarray, shard_size:int # (n,) row numbers, and the studies in a shard, at most
-              ) -> str:
-    "The name of a corpus: digits of the model, of the data, and of the rows."
-    part = xxh3_64(np.asarray(rows, np.int64).tobytes() + str(shard_size).encode())
-    return f"{_model_key(model)}-{fingerprint(data)}-{part.hexdigest()[:8]}"
+def corpus_key(model:CLIPMini, data:StudyData, rows:np.ndarray, shard_size:int) -> str: # (n,) row numbers
+    "The name of a corpus: digits of the model and how it cuts texts, of the data, and of the rows."
+    vocabulary = sorted(model.tokenizer.get_vocab().items())
+    weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+    key = Hasher.hash((weights, vocabulary, model.config.max_length))
+    return f"{key}-{fingerprint(data)}-{Hasher.hash((np.asarray(rows).tolist(), shard_size))[:8]}"
 
 # %% ../nbs/extras/search.ipynb #0000000f
-def _unit_rows(vectors, what:str # (n, d), and how to call them in a message
-              ) -> np.ndarray: # The same as float32
+def _unit_rows(vectors, what:str) -> np.ndarray: # (n, d), and how to call them in a message; the same as float32
     "The vectors, if each has length 1; else raises ValueError."
     if torch.is_tensor(vectors): vectors = vectors.detach().cpu()
     vectors = np.ascontiguousarray(vectors, np.float32)
     if vectors.ndim != 2 or 0 in vectors.shape:
         raise ValueError(f"{what}: expected an array (n, d), neither of them 0; got {vectors.shape}")
     length = np.linalg.norm(vectors, axis=1)
-    broken = (~np.isfinite(length)).sum()
-    if broken: raise ValueError(f"{what}: {broken} of {len(vectors)} hold NaN or infinity")
-    off = np.abs(length - 1) > .01
+    off = ~(np.abs(length - 1) <= .01) # NaN is off too
     if off.any():
         raise ValueError(f"{what}: expected unit vectors; {off.sum()} of {len(vectors)} are not, "
                          f"the first of them has length {length[off.argmax()]:.3g}")
@@ -89,27 +78,19 @@ def _read_shard(path:Path, n:int) -> Dataset|None:
 def _embed_shard(path:Path, model:CLIPMini, data:StudyData, rows:np.ndarray) -> None:
     "Embeds some studies and writes their shard. Raises ValueError where the model gives no unit vectors."
     image_emb, text_emb = embed(model, data, rows)
-    columns = dict(row=rows, study_id=data.studies.select(rows)["study_id"][:])
-    columns["image_emb"] = _unit_rows(image_emb, "image embeddings")
-    columns["text_emb"] = _unit_rows(text_emb, "text embeddings")
-    _write_shard(path, columns)
-
-# %% ../nbs/extras/search.ipynb #0000001b
-def _checked_rows(rows, n:int) -> np.ndarray: # int64
-    "Row numbers of n studies, all of them for None. Raises ValueError where they are none."
-    rows = np.arange(n) if rows is None else np.asarray(rows)
-    if not len(rows): raise ValueError("there are no rows to embed")
-    if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n:
-        raise ValueError(f"rows must be whole numbers from 0 to {n-1}; got {rows.min()} to {rows.max()}")
-    return rows.astype(np.int64)
+    emb = dict(image_emb=_unit_rows(image_emb, "image embeddings"), text_emb=_unit_rows(text_emb, "text embeddings"))
+    _write_shard(path, dict(row=rows, study_id=data.studies.select(rows)["study_id"][:]) | emb)
 
 # %% ../nbs/extras/search.ipynb #0000001c
 def embed_corpus(model:CLIPMini, data:StudyData,
                  folder:str|Path, # Holds a folder for each corpus
-                 rows=None, shard_size:int=1024, # (n,) row numbers, None for all studies; studies in a shard
-                ) -> Dataset: # n lines: row, study_id, image_emb and text_emb, mapped from the disk
+                 rows=None, # (n,) row numbers; None for all studies
+                 shard_size:int=1024) -> Dataset: # Of studies; n lines: row, study_id, image_emb, text_emb
     "Embeds what is left to do. Raises ValueError for bad rows or vectors, OSError where shards are missing in the end."
-    rows = _checked_rows(rows, len(data.studies))
+    n = len(data.studies)
+    rows = np.arange(n) if rows is None else np.asarray(rows)
+    if not len(rows) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n:
+        raise ValueError(f"expected row numbers from 0 to {n - 1}, at least one; got {rows}")
     state = PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available()) # without a GPU, by gloo
     if state.num_processes > 1: model.to(state.device)
     home = Path(folder)/corpus_key(model, data, rows, shard_size)
@@ -130,8 +111,7 @@ def _read_corpus(parts:dict) -> Dataset: # Path to row numbers
     shards = {path: _read_shard(path, len(part)) for path, part in parts.items()}
     missing = [path for path, shard in shards.items() if shard is None]
     if missing:
-        raise OSError(f"{len(missing)} of {len(parts)} shards are missing, the first is {missing[0]}; "
-                      "all processes need the same disk. Run again: the others are kept")
+        raise OSError(f"{len(missing)} of {len(parts)} shards are missing, such as {missing[0]}; run again on one disk")
     return concatenate_datasets(list(shards.values())).with_format("numpy")
 
 # %% ../nbs/extras/search.ipynb #00000025
@@ -148,13 +128,9 @@ def _top(scores:np.ndarray, k:int) -> np.ndarray: # (m, n) to (m, k) places, bes
 # %% ../nbs/extras/search.ipynb #00000029
 def _width(corpus:Dataset, column:str) -> int:
     "The width d of a column of vectors. Raises ValueError where it is none, or empty."
-    lists = {name: kind for name, kind in corpus.features.items() if isinstance(kind, List)}
-    widths = {name: kind.length for name, kind in lists.items() if kind.length > 0}
-    if column not in widths:
-        known = ", ".join(widths) or "none"
-        raise ValueError(f"{column!r} is no column of vectors of one width; there is {known}")
-    if not len(corpus): raise ValueError("the corpus is empty")
-    return widths[column]
+    width = getattr(corpus.features.get(column), "length", 0) # a list of any length has -1
+    if width > 0 and len(corpus): return width
+    raise ValueError(f"{column!r} is no column of vectors of one width, or empty: {corpus}")
 
 # %% ../nbs/extras/search.ipynb #0000002a
 def _blocks(corpus:Dataset, column:str) -> Iterator[np.ndarray]: # (b, d)
@@ -170,17 +146,15 @@ def _scan(corpus:Dataset, column:str, queries:np.ndarray, k:int, among:np.ndarra
     scores, places = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), int)
     start = 0
     for block in _blocks(corpus, column):
-        end = start + len(block)
+        lines = np.arange(start, start + len(block))
+        start += len(block)
         new = queries @ block.T
         if not np.isfinite(new).all():
-            raise ValueError(f"the vectors of {column} hold NaN or infinity, between lines {start} and {end}")
-        if among is not None: new[:, ~among[start:end]] = -np.inf
-        scores = np.hstack([scores, new])
-        places = np.hstack([places, np.broadcast_to(np.arange(start, end), new.shape)])
+            raise ValueError(f"the vectors of {column} hold NaN or infinity, between lines {lines[0]} and {start}")
+        if among is not None: new[:, ~among[lines]] = -np.inf
+        scores, places = np.hstack([scores, new]), np.hstack([places, np.broadcast_to(lines, new.shape)])
         best = _top(scores, min(k, scores.shape[1]))
-        scores = np.take_along_axis(scores, best, 1)
-        places = np.take_along_axis(places, best, 1)
-        start = end
+        scores, places = np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1)
     return scores, places
 
 # %% ../nbs/extras/search.ipynb #0000002c
@@ -194,8 +168,7 @@ def nearest(corpus:Dataset, # As `embed_corpus` gives it, or any dataset with un
     if queries.shape[1] != width:
         raise ValueError(f"queries have {queries.shape[1]} dimensions, {column} has {width}")
     size = len(corpus) if among is None else int(among.sum())
-    if not 0 < k <= size:
-        raise ValueError(f"k is {k}; expected 1 to {size}, the number of lines that may answer")
+    if not 0 < k <= size: raise ValueError(f"k is {k}; expected 1 to {size}, the number of lines that may answer")
     if among is None and column in corpus.list_indexes():
         return tuple(corpus.search_batch(column, queries, k))
     parts = np.array_split(queries, -(-len(queries) // 1024)) # at most 1,024 questions at a time
@@ -204,57 +177,46 @@ def nearest(corpus:Dataset, # As `embed_corpus` gives it, or any dataset with un
 
 # %% ../nbs/extras/search.ipynb #00000036
 def rank_of(corpus:Dataset, column:str, # As for `nearest`
-            query, place:int, # (d,) unit vector, and the line that is looked for
-           ) -> float: # 1 is best
+            query, place:int) -> float: # (d,) unit vector, and the line that is looked for; 1 is best
     "The rank of one line among all, ties shared."
     scores = np.concatenate([block @ query for block in _blocks(corpus, column)])
     return float(expected_rank((scores > scores[place]).sum(), (scores == scores[place]).sum(), 1))
 
 # %% ../nbs/extras/search.ipynb #0000003a
-def _new_index(width:int, kind:str):
-    "An empty index for inner products. Raises ValueError for another kind, or without faiss."
+def make_index(corpus:Dataset, # Not a selection: an index and its lines belong together
+               column:str, # image_emb or text_emb
+               kind:str="flat") -> Dataset: # flat is exact, hnsw is fast; the same dataset, its column indexed
+    "Attaches an index to a column, which `nearest` then asks. Raises ValueError for other vectors, or without faiss."
     try: import faiss # only large galleries need it
     except ImportError as e:
         raise ValueError("an index needs faiss: pip install 'radiology-clip-mini[search]'") from e
     if sys.platform == "darwin":
         faiss.omp_set_num_threads(1) # its OpenMP beside PyTorch's crashes there: facebookresearch/faiss#2317
-    if kind == "flat": return faiss.IndexFlatIP(width)
-    if kind != "hnsw": raise ValueError(f"there is no index {kind!r}; expected flat or hnsw")
-    index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction, index.hnsw.efSearch = 80, 128
-    return index
-
-# %% ../nbs/extras/search.ipynb #0000003b
-def make_index(corpus:Dataset, # Not a selection: an index and its lines belong together
-               column:str, # image_emb or text_emb
-               kind:str="flat", # flat is exact, hnsw is fast
-              ) -> Dataset: # The same dataset, its column indexed
-    "Attaches an index to a column, which `nearest` then asks. Raises ValueError for other vectors, or without faiss."
-    index = _new_index(_width(corpus, column), kind)
+    settings = dict(flat="Flat", hnsw="HNSW32")
+    if kind not in settings: raise ValueError(f"there is no index {kind!r}; expected flat or hnsw")
+    index = faiss.index_factory(_width(corpus, column), settings[kind], faiss.METRIC_INNER_PRODUCT)
+    if kind == "hnsw": index.hnsw.efConstruction, index.hnsw.efSearch = 80, 128
     for block in _blocks(corpus, column): _unit_rows(block, f"vectors of {column}")
     return corpus.add_faiss_index(column, custom_index=index, batch_size=10_000)
 
 # %% ../nbs/extras/search.ipynb #00000050
-def studies_with(labels:list[list[str]] # Of n studies
-                ) -> dict[str, np.ndarray]: # Finding to (n,) bool, the most frequent first; empty without labels
-    "Which studies have each finding, and which have none."
+def studies_with(labels:list[list[str]]) -> dict[str, np.ndarray]: # Of n studies; finding to (n,) bool
+    "Which studies have each finding, the most frequent first, and which have none; empty without labels."
     found = [set(map(plain_finding, each)) or {"no finding"} for each in labels]
-    count = Counter()
-    for each in found: count.update(each)
+    count = Counter(chain.from_iterable(found))
     if not count.keys() - {"no finding"}: return {}
     names = [name for name, _ in count.most_common()]
     return dict(zip(names, label_matrix(found, names).T))
 
 # %% ../nbs/extras/search.ipynb #00000054
-def mean_pictures(data:StudyData, rows:np.ndarray # Such as `data.rows("train")`; of many, 500 are used
-                 ) -> dict[str, np.ndarray]: # View to its picture, (h, w) uint8, for the views that are there
-    "The mean picture of each view."
+def mean_pictures(data:StudyData, rows:np.ndarray) -> dict[str, np.ndarray]: # View to its picture, (h, w) uint8
+    "The mean picture of each view that is there among some studies, such as those in training; of 500 at most."
     spread = np.linspace(0, len(rows) - 1, min(len(rows), 500)).astype(int)
-    at, images = data.at[rows[spread]], data.images
+    places, images = data.at[rows[spread]], data.images
     def mean(v):
-        there = at[images.hashes[at, v] != 0]
+        there = places[images.hashes[places, v] != 0]
         return images.read(there, np.full(len(there), v)).mean(0).round().astype(np.uint8)
-    return {name: mean(v) for v, name in enumerate(VIEWS) if images.hashes[at, v].any()}
+    return {name: mean(v) for v, name in enumerate(VIEWS) if images.hashes[places, v].any()}
 
 # %% ../nbs/extras/search.ipynb #00000056
 @dataclass
@@ -285,8 +247,7 @@ class Gallery:
 
 # %% ../nbs/extras/search.ipynb #00000057
 def make_gallery(model:CLIPMini, data:StudyData,
-                 split:str|None="test", # train, val or test; None for all studies
-                ) -> Gallery:
+                 split:str|None="test") -> Gallery: # train, val or test; None for all studies
     "Embeds a part of the data, or takes its embeddings from the disk, where they lie beside the image cache."
     folder = data.images.folder.parent/"corpora" # may be deleted at any time
     rows = data.rows(split) if split else None
@@ -304,9 +265,8 @@ def find(self:Gallery, study_id:str) -> int:
 @patch
 def views(self:Gallery, i:int) -> dict[str, np.ndarray]: # frontal and lateral, those that are there, (h, w) uint8
     "All radiographs of the i-th study."
-    at, images = int(self.data.at[self.rows[i]]), self.data.images
-    there = [v for v in range(len(VIEWS)) if images.hashes[at, v]]
-    return {VIEWS[v]: images.read(np.array([at]), np.array([v]))[0] for v in there}
+    place, images = self.data.at[[self.rows[i]]], self.data.images
+    return {name: images.read(place, np.array([v]))[0] for v, name in enumerate(VIEWS) if images.hashes[place, v]}
 
 # %% ../nbs/extras/search.ipynb #00000061
 @dataclass
@@ -332,8 +292,7 @@ def phrase_query(gallery:Gallery, phrase:str, minus:str="") -> Query: # Any word
     if not minus: return Query(phrase, emb[0], phrase)
     difference = emb[0] - emb[1]
     length = np.linalg.norm(difference)
-    if length < .01:
-        raise ValueError("the two phrases mean the same to the model, so their difference asks nothing")
+    if length < .01: raise ValueError("the two phrases mean the same to the model, so their difference asks nothing")
     return Query(f"{phrase} − {minus}", difference / length, phrase, minus)
 
 # %% ../nbs/extras/search.ipynb #00000067
@@ -358,12 +317,10 @@ def file_query(gallery:Gallery, name:str, content:bytes) -> Query: # The file's 
 # %% ../nbs/extras/search.ipynb #0000006d
 def answer(gallery:Gallery, query:Query,
            k:int=4, # How many; fewer where there are no more
-           finding:str|None=None, # Only among studies with this finding; None for all
-          ) -> list[tuple[int, float]]: # Place and cosine, the best first
-    "The studies nearest to a question: their radiographs to a phrase, their reports to a radiograph."
+           finding:str|None=None) -> list[tuple[int, float]]: # Only with this finding; place and cosine
+    "The studies nearest to a question, best first: their radiographs to a phrase, their reports to a radiograph."
     if finding and finding not in gallery.findings:
-        known = ", ".join(gallery.findings) or "no label at all"
-        raise ValueError(f"no study has the finding {finding!r}; there is {known}")
+        raise ValueError(f"no study has the finding {finding!r}; there is {', '.join(gallery.findings) or 'no label'}")
     among = gallery.findings[finding] if finding else None
     k = min(k, len(gallery) if among is None else int(among.sum()))
     scores, places = nearest(gallery.corpus, query.column, query.emb[None], k, among)
@@ -372,9 +329,9 @@ def answer(gallery:Gallery, query:Query,
 # %% ../nbs/extras/search.ipynb #00000073
 @torch.no_grad()
 def word_effects(model:CLIPMini, text:str,
-                 emb:np.ndarray, pieces:int=32, # (d,) unit vector, the question; and how many pieces at most
-                ) -> list[tuple[str, float]]: # Pieces of the text in order, and by how much each raises the cosine
-    "By leaving out one piece at a time."
+                 emb:np.ndarray, # (d,) unit vector, the question
+                 pieces:int=32) -> list[tuple[str, float]]: # At most; each, and by how much it raises the cosine
+    "The pieces of a text in order, measured by leaving out one at a time."
     words = np.array(text.split())
     parts = np.array_split(np.arange(len(words)), min(pieces, len(words)))
     without = [" ".join(np.delete(words, part)) for part in parts]

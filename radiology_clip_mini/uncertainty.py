@@ -45,20 +45,16 @@ def _weighted(scores:pd.DataFrame, codes:np.ndarray, counts:np.ndarray) -> pd.Da
     found = {}
     for name in scores:
         column = scores[name].to_numpy(float)
-        if name == "MedR":
-            found[name] = weighted_median(column, counts[:, codes])
-        else:
-            found[name] = share @ np.bincount(codes, column, n) / queries
+        if name == "MedR": found[name] = weighted_median(column, counts[:, codes])
+        else: found[name] = share @ np.bincount(codes, column, n) / queries
     return pd.DataFrame(found)
 
 # %% ../nbs/extras/uncertainty.ipynb #00000012
 def _patient_codes(scores:pd.DataFrame, patients) -> tuple[np.ndarray, int]: # (queries,) 0 … n-1, and n
     if not len(scores): raise ValueError("there are no queries to resample")
-    if len(scores) != len(patients):
-        raise ValueError(f"{len(scores)} queries but {len(patients)} patient ids")
+    if len(scores) != len(patients): raise ValueError(f"{len(scores)} queries but {len(patients)} patient ids")
     lost = scores.isna().sum()
-    if lost.any():
-        raise ValueError(f"NaN in {lost[lost > 0].to_dict()}: leave out queries without a score before resampling")
+    if lost.any(): raise ValueError(f"NaN in {lost[lost > 0].to_dict()}: leave out queries without a score")
     codes, known = pd.factorize(np.asarray(patients))
     return codes, len(known)
 
@@ -115,8 +111,7 @@ def paired_difference(a:pd.DataFrame, b:pd.DataFrame, # Scores of two models, ro
                       seed:int=0) -> pd.DataFrame: # A row per metric: a, b, difference (b − a), low, high, p
     "How far model `b` differs from model `a`. Raises ValueError where the two do not fit."
     if a.shape != b.shape or list(a) != list(b):
-        raise ValueError("the two models have other queries or metrics: "
-                         f"{a.shape} {list(a)} and {b.shape} {list(b)}")
+        raise ValueError(f"the two models have other queries or metrics: {a.shape} {list(a)} and {b.shape} {list(b)}")
     moved = bootstrap(b, patients, n_boot, seed) - bootstrap(a, patients, n_boot, seed)
     low, high = np.quantile(moved, LEVELS, axis=0)
     values = pd.DataFrame(dict(a=summarise(a), b=summarise(b)))
