@@ -227,7 +227,11 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
     "What run.json holds when training starts."
     packages = ("torch", "torchvision", "transformers", "datasets", "accelerate", "radiology-clip-mini")
     versions = dict(python=platform.python_version(), **{name: version(name) for name in packages})
-    counts = {s: dict(studies=len(data.rows(s)), patients=len(data.splits[s])) for s in SPLITS}
+    counts = {}
+    for s in SPLITS:
+        rows = data.rows(s)
+        images = int((data.shown[rows] >= 0).sum())
+        counts[s] = dict(studies=len(rows), patients=len(data.splits[s]), images=images)
     skipped = _by_reason(data.skipped)
     return dict(config=asdict(config), versions=versions, git_commit=_git_commit(), device=str(device),
                 platform=platform.platform(),
