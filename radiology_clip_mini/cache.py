@@ -52,7 +52,8 @@ def _open_image(file) -> PILImage.Image:
         return _to_8bit(im)
 
 # %% ../nbs/extras/cache.ipynb #00000010
-def read_grey(image, image_size:int) -> np.ndarray: # {"bytes": …} or {"path": …}, or a path; (h, w) uint8
+def read_grey(image, # {"bytes": …} or {"path": …}, or a path
+              image_size:int) -> np.ndarray: # (image_size, image_size) uint8
     "The middle square of an image in grey, resized by its shorter side. Raises what PIL raises for a broken file."
     if isinstance(image, dict):
         image = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])

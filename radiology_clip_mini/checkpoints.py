@@ -31,7 +31,8 @@ def process() -> tuple[int, int]:
     "This process's number, and how many there are."
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
-def own_rows(n:int, rank:int|None=None, world:int|None=None) -> slice: # Of the whole batch; this process by default
+def own_rows(n:int, # Rows of the whole batch
+             rank:int|None=None, world:int|None=None) -> slice: # This process by default
     "The rows of a batch that one process embeds."
     if rank is None: rank, world = process()
     return slice(rank*n//world, (rank + 1)*n//world)
@@ -50,7 +51,8 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, grad): return process()[1] * grad[ctx.rows], None
 
 # %% ../nbs/extras/checkpoints.ipynb #0000000e
-def gather_rows(own:torch.Tensor, n:int) -> torch.Tensor: # (m, d): rows `own_rows(n)`; (n, d): the whole batch
+def gather_rows(own:torch.Tensor, # (m, d): rows `own_rows(n)` of a batch
+                n:int) -> torch.Tensor: # (n, d): the whole batch, the same on every process
     "The embeddings of all processes, with gradient."
     return own if process()[1] == 1 else _Gather.apply(own, n)
 

@@ -64,10 +64,13 @@ def source_path(source:str) -> Path:
 # %% ../nbs/00_data.ipynb #00000012
 def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
     "All studies of the source that `cfg` names."
+    path = source_path(cfg.source)
+    if cfg.images and not path.exists():
+        raise ValueError(f"data.images is {cfg.images}, but the source {cfg.source} is no local path; "
+                         "only reports that lie in a folder can have their pictures in another")
     if cfg.source == "phantom":
         views = ("frontal",) if cfg.views == "frontal" else ("frontal", "lateral")
         return kept_phantoms(cache_root(cfg.cache_dir)/"phantoms", cfg.phantoms, seed, cfg.image_size, views)
-    path = source_path(cfg.source)
     table = (cfg.columns, cfg.split_spec, cfg.cache_dir)
     images = cfg.images and os.path.expanduser(cfg.images)
     if path.exists(): return read_path(path, cfg.form, skipped, cfg.text, images, *table)

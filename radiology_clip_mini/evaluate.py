@@ -276,8 +276,9 @@ def model_card(run:Path) -> str: # A run's folder, evaluated
         table=markdown_metrics(result))
 
 # %% ../nbs/extras/evaluate.ipynb #0000003e
-def push_to_hub(run:str|Path, repo_id:str, private:bool=True) -> str: # An evaluated run's folder, and owner/name
-    "Uploads a run's best model with its card; returns its address. Raises FileNotFoundError before evaluation."
+def push_to_hub(run:str|Path, # A run's folder, evaluated
+                repo_id:str, private:bool=True) -> str: # owner/name; returns its address
+    "Uploads a run's best model with its card. Raises FileNotFoundError where the run has not been evaluated."
     run, api = Path(run), HfApi()
     card = model_card(run).encode()
     url = str(api.create_repo(repo_id, private=private, exist_ok=True))

@@ -38,7 +38,8 @@ def finding_f1(answered:list[list[str]], true:list[list[str]]) -> dict[str, floa
     return {"F1 micro": float(micro), "F1 macro": float(per_finding.mean()) if names else 0.}
 
 # %% ../nbs/extras/nearest_report.ipynb #d22cea86
-def nearest_rows(image_emb:np.ndarray, text_emb:np.ndarray) -> np.ndarray: # (n, d) and (m, d) unit rows; (n,) rows of m
+def nearest_rows(image_emb:np.ndarray, text_emb:np.ndarray, # (n, d) and (m, d) unit rows
+                ) -> np.ndarray: # (n,) rows of the m
     "For each radiograph the report that lies nearest."
     return (image_emb @ text_emb.T).argmax(1)
 

@@ -338,8 +338,8 @@ def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for
     return Run(best.parent, model, data, info)
 
 # %% ../nbs/extras/runs.ipynb #0000004c
-MAY_CHANGE = ("data.source", "data.cache_dir", "data.num_workers", "train.max_minutes", "train.checkpoint_minutes",
-              "train.tracker", "paths.results_dir")
+MAY_CHANGE = ("data.source", "data.images", "data.cache_dir", "data.num_workers", "train.max_minutes",
+              "train.checkpoint_minutes", "train.tracker", "paths.results_dir")
 
 def _read_unfinished(run:Path) -> dict:
     "run.json of a run that can be resumed. Raises FileNotFoundError or ValueError where it cannot."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['param_groups', 'lr_at', 'set_lr', 'half_precision', 'make_accelerator', 'label_table', 'batch_loss', 'split_batch',
            'train_step', 'validate', 'keep_if_best', 'shared_batches', 'epochs_left', 'place', 'make_optimizer',
-           'end_epoch', 'text_table', 'fit', 'check_image_size', 'train', 'rclip_train', 'main']
+           'end_epoch', 'training_tokens', 'fit', 'check_image_size', 'train', 'rclip_train', 'main']
 
 # %% ../nbs/03_train.ipynb #00000004
 import math, os, signal, sys, time
@@ -236,7 +236,7 @@ def end_epoch(model:CLIPMini, data:StudyData, folder:Path, history:History, epoc
     return keep_if_best(folder, model, history.progress.best, val, epoch)
 
 # %% ../nbs/03_train.ipynb #3d9d1feb
-def text_table(model:CLIPMini, texts:list[str], keep:float, seed:int) -> TokenTable|SampledTexts:
+def training_tokens(model:CLIPMini, texts:list[str], keep:float, seed:int) -> TokenTable|SampledTexts:
     "The tokens of the training texts: whole, or with some sentences of each, drawn anew for each batch."
     if keep == 1: return model.token_table(texts)
     return SampledTexts(texts, model.token_table, keep, seed)
@@ -248,7 +248,7 @@ def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:
     place(model, t, accelerator.device)
     optimizer = make_optimizer(model, t, accelerator)
     progress = load_checkpoint(folder, model, optimizer, accelerator)
-    tokens = text_table(model, data.texts(rows), t.keep_sentences, config.seed)
+    tokens = training_tokens(model, data.texts(rows), t.keep_sentences, config.seed)
     singles = SentenceTable(data.texts(rows), model.token_table) if t.sentence_weight else None
     labels = label_table(data) if t.loss == "soft" else None
     n_steps = sum(len(parts) for _, parts in epochs_left(len(rows), config, 0))
