@@ -39,6 +39,7 @@ class ModelConfig:
     image_encoder: str = "resnet18" # Any torchvision classifier with a linear head
     image_weights: str = "imagenet" # "imagenet" (downloaded), "none" (random) or a .safetensors or .pth file
     grid: int = 1 # Fields in a row and in a column over which the last map is averaged; with 1, places are lost
+    blocks: int | None = None # How many of the image encoder's blocks are kept, from the first on; null for all
     dropout: float = 0.0 # Share of the image's features that each training step leaves out
     text_encoder: str = "distilbert-base-uncased" # A Hugging Face encoder, or "scratch": small, from the training texts
     temperature_init: float = 0.07 # The temperature at the start
@@ -104,22 +105,26 @@ def image_encoder(name:str, # A torchvision classifier
 
 # %% ../nbs/01_models.ipynb #120eacf1
 class GridPool(nn.Module):
-    "A network up to its last map, which is averaged in grid × grid fields."
-    def __init__(self, net:nn.Module, grid:int): # A torchvision classifier
+    "The first blocks of a network; what comes out of them is averaged in grid × grid fields."
+    def __init__(self, net:nn.Module, # A torchvision classifier
+                 grid:int, blocks:int|None=None): # As in `ModelConfig`
         super().__init__()
         self.grid = grid
-        parts = [(name, part) for name, part in net.named_children() if name not in ("avgpool", "fc")]
-        self.body = net.features if hasattr(net, "features") else nn.Sequential(OrderedDict(parts))
+        whole = getattr(net, "features", net)
+        parts = [(name, part) for name, part in whole.named_children() if name not in ("avgpool", "fc")]
+        self.body = nn.Sequential(OrderedDict(parts[:blocks]))
 
     def forward(self, images:torch.Tensor) -> torch.Tensor: # (n, 3, h, w) to (n, channels · grid²)
         return F.adaptive_avg_pool2d(self.body(images), self.grid).flatten(1)
 
 # %% ../nbs/01_models.ipynb #993c5f4d
 @torch.no_grad()
-def pool_in_grid(net:nn.Module, grid:int) -> tuple[nn.Module, int]: # A torchvision classifier
+def pool_in_grid(net:nn.Module, # A torchvision classifier
+                 grid:int, blocks:int|None=None) -> tuple[nn.Module, int]: # As in `ModelConfig`
     "The network with `GridPool`, and how many features it gives. Raises ValueError where it has no map."
-    with _explained(ValueError, f"{type(net).__name__} ends in no map that could be cut into fields; use model.grid 1"):
-        pooled = GridPool(net, grid).eval()
+    advice = "use model.grid 1 and model.blocks null"
+    with _explained(ValueError, f"{type(net).__name__} ends in no map that could be cut into fields; {advice}"):
+        pooled = GridPool(net, grid, blocks).eval()
         return pooled, pooled(torch.zeros(1, 3, 64, 64)).shape[1]
 
 # %% ../nbs/01_models.ipynb #00000022
@@ -194,7 +199,8 @@ class CLIPMini(nn.Module):
         super().__init__()
         self.config = config
         self.image_encoder, width = image_encoder(config.image_encoder, "none" if folder else config.image_weights)
-        if config.grid > 1: self.image_encoder, width = pool_in_grid(self.image_encoder, config.grid)
+        if config.grid > 1 or config.blocks:
+            self.image_encoder, width = pool_in_grid(self.image_encoder, config.grid, config.blocks)
         text = _saved_text_encoder(Path(folder)) if folder else text_encoder(config.text_encoder, texts)
         self.text_encoder, self.tokenizer = text
         longest = getattr(self.text_encoder.config, "max_position_embeddings", config.max_length)

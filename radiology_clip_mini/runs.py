@@ -146,7 +146,7 @@ def flat_settings(config:Config) -> dict: # {"train.lr": 0.0001, …}
 # %% ../nbs/extras/runs.ipynb #00000023
 LEAST = {"train.epochs": 1, "train.patience": 1, "train.epoch_size": 1, "train.batch_size": 2, "train.chunk_size": 1,
          "train.weight_decay": 0, "train.warmup": 0, "train.max_minutes": 0, "train.checkpoint_minutes": 0,
-         "model.embed_dim": 1, "model.grid": 1, "model.max_length": 3, "data.max_held_out": 1}
+         "model.embed_dim": 1, "model.grid": 1, "model.blocks": 1, "model.max_length": 3, "data.max_held_out": 1}
 POSITIVE = ("train.lr", "train.head_factor", "train.text_factor", "train.grad_clip", "model.temperature_init")
 
 def _check_numbers(settings:dict) -> None: # As `flat_settings` gives them
