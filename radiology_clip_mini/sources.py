@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'FINDINGS', 'HUB_ID', 'HUB_COLUMNS', 'pick_text', 'mesh_labels', 'plain_finding',
            'label_matrix', 'image_key', 'files_below', 'read_kaggle', 'header_view', 'dicom_view', 'read_openi',
-           'read_r2gen', 'r2gen_split', 'image_bytes', 'read_hub', 'read_mapped', 'read_folder', 'read_table',
-           'read_path']
+           'read_r2gen', 'r2gen_split', 'image_bytes', 'read_table', 'read_folder', 'read_path']
 
 # %% ../nbs/extras/sources.ipynb #00000004
 import base64, io, json, os, re, tarfile, warnings
@@ -387,32 +386,6 @@ def _hub_study(r:dict, which:str) -> dict:
     "A row of the hub's table as a study."
     return _iu_study(r, which, _image_cell(r["img_frontal"]), _image_cell(r["img_lateral"]))
 
-# %% ../nbs/extras/sources.ipynb #00000060
-def _open_table(source:str, split_spec:str, cache_dir:str|None, columns) -> Dataset:
-    "A table that has all of `columns`, its images undecoded. Raises ValueError for other columns."
-    table = _load_table(source, split_spec, cache_dir)
-    _check_columns(source, table.column_names, columns)
-    for name, feature in table.features.items():
-        if isinstance(feature, Image): table = table.cast_column(name, Image(decode=False))
-    return table
-
-# %% ../nbs/extras/sources.ipynb #00000062
-def _map_rows(table:Dataset, source:str, to_study, **settings) -> Dataset:
-    "Every row as a study. Raises ValueError for a cell that is neither text nor an image."
-    settings |= dict(features=STUDY_FEATURES, remove_columns=table.column_names, desc="reading studies")
-    try: return table.map(to_study, **settings)
-    except (TypeError, AttributeError, ValueError) as e:
-        raise ValueError(f"{source} has a cell that is no text, no label or no image ({type(e).__name__}: {e})") from e
-
-# %% ../nbs/extras/sources.ipynb #00000063
-def read_hub(source:str=HUB_ID, # A hub id, or a .parquet file (or a folder of them) with the hub's columns
-             split_spec:str="train", # As `datasets` reads it: "train", "train[:500]"
-             cache_dir:str|None=None, # Files are kept there; None for the default of `datasets`
-             text:str="findings") -> Dataset: # As `pick_text`
-    "All studies of a table with the hub's columns as `STUDY_FEATURES`. OSError without the hub, ValueError for others."
-    table = _open_table(source, split_spec, cache_dir, HUB_COLUMNS)
-    return _map_rows(table, source, _hub_study, fn_kwargs=dict(which=text))
-
 # %% ../nbs/extras/sources.ipynb #0000006c
 def _check_mapping(columns:dict[str, str]) -> None:
     "Raises ValueError for a mapping that names an unknown field, or lacks the text or every view."
@@ -435,14 +408,23 @@ def _mapped_study(r:dict, i:int, columns:dict[str, str]) -> dict:
     views = {view: _image_cell(cell.get(view)) for view in ("frontal", "lateral")}
     return _study(study, cell.get("patient_id", study), pick_text(cell), labels, **views)
 
-# %% ../nbs/extras/sources.ipynb #0000006f
-def read_mapped(source:str, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
-                columns:dict[str, str], # Field of a study to the table's column: text and a view; other fields if there
-                split_spec:str="train", cache_dir:str|None=None) -> Dataset:
-    "All studies of a table of any shape as `STUDY_FEATURES`. Raises ValueError for columns it does not have."
-    _check_mapping(columns)
-    table = _open_table(source, split_spec, cache_dir, columns.values())
-    return _map_rows(table, source, _mapped_study, with_indices=True, fn_kwargs=dict(columns=columns))
+# %% ../nbs/extras/sources.ipynb #f276db0f
+def read_table(source:str=HUB_ID, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
+               columns:dict[str, str]|None=None, # Field of a study to the table's column; None for the hub's own table
+               split_spec:str="train", # As `datasets` reads it: "train", "train[:500]"
+               cache_dir:str|None=None, # Files are kept there; None for the default of `datasets`
+               text:str="findings") -> Dataset: # As `pick_text`, for the hub's own table
+    "All studies of a table as `STUDY_FEATURES`. Raises OSError without the hub, ValueError for other columns or cells."
+    def to_study(r, i): return _mapped_study(r, i, columns) if columns else _hub_study(r, text)
+    if columns: _check_mapping(columns)
+    table = _load_table(source, split_spec, cache_dir)
+    _check_columns(source, table.column_names, columns.values() if columns else HUB_COLUMNS)
+    for name, feature in table.features.items():
+        if isinstance(feature, Image): table = table.cast_column(name, Image(decode=False))
+    settings = dict(with_indices=True, features=STUDY_FEATURES, remove_columns=table.column_names)
+    try: return table.map(to_study, **settings, desc="reading studies")
+    except (TypeError, AttributeError, ValueError) as e:
+        raise ValueError(f"{source} has a cell that is no text, no label or no image ({type(e).__name__}: {e})") from e
 
 # %% ../nbs/extras/sources.ipynb #00000074
 def _labels(terms:str|None) -> list[str]: # Lower case, without "normal" and empty ones
@@ -514,14 +496,6 @@ def _find_form(path:Path, form:str) -> tuple[str, Path]: # The form, and the fol
 
 # %% ../nbs/extras/sources.ipynb #00000080
 _READERS = dict(kaggle=read_kaggle, folder=read_folder, openi=read_openi, r2gen=read_r2gen)
-
-def read_table(source:str, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
-               columns:dict[str, str]|None=None, # As for `read_mapped`; None for the hub's columns
-               split_spec:str="train", cache_dir:str|None=None,
-               text:str="findings") -> Dataset: # As `pick_text`, for the hub's columns
-    "All studies of a table, as `read_mapped` or `read_hub` does."
-    if columns: return read_mapped(source, columns, split_spec, cache_dir)
-    return read_hub(source, split_spec, cache_dir, text)
 
 # %% ../nbs/extras/sources.ipynb #00000081
 def read_path(path:Path, form:str, # As `DataConfig.form`
