@@ -345,11 +345,13 @@ def choose_views(there:np.ndarray, # (n, 2) bool: is there a frontal, a lateral
     return np.stack(slots[views], 1)
 
 # %% ../nbs/00_data.ipynb #0000005b
-def _list_broken(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, skipped:dict) -> None:
-    "Adds unreadable images, and studies left without any, to `skipped`."
+def _list_notes(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, skipped:dict) -> None:
+    "Adds unreadable and odd images, and studies left without any, to `skipped`."
     ids = studies["study_id"][:]
     wanted = range(2) if views in ("any", "both") else [VIEWS.index(views)]
     broken = {key: f"unreadable {VIEWS[key[1]]} image: {reason}" for key, reason in images.reasons.items()}
+    for (row, v), reason in images.reasons.items():
+        if images.hashes[row, v]: broken[row, v] = f"{VIEWS[v]} image: {reason}"
     for (row, v), reason in broken.items():
         if kept[row] and v in wanted: skipped[f"{ids[row]} {VIEWS[v]}"] = reason
     for row in np.flatnonzero(~kept):
@@ -365,7 +367,7 @@ def gather_data(studies:Dataset, # n usable studies
     images = build_cache(studies, cfg.image_size, cfg.cache_dir, cfg.num_workers)
     shown = choose_views(images.hashes != 0, cfg.views)
     kept = (shown >= 0).any(1)
-    _list_broken(studies, images, kept, cfg.views, skipped)
+    _list_notes(studies, images, kept, cfg.views, skipped)
     at = np.flatnonzero(kept)
     if not len(at):
         raise ValueError(f"no image of {len(studies):,} studies could be read. Skipped: {skip_summary(skipped)}")

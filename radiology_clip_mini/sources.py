@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'FINDINGS', 'HUB_ID', 'HUB_COLUMNS', 'pick_text', 'mesh_labels', 'plain_finding',
-           'label_matrix', 'image_key', 'files_below', 'read_kaggle', 'header_view', 'dicom_view', 'read_openi',
-           'read_r2gen', 'r2gen_split', 'image_bytes', 'read_table', 'read_folder', 'read_path']
+           'label_matrix', 'image_key', 'files_below', 'plain_view', 'read_kaggle', 'header_view', 'dicom_view',
+           'read_openi', 'read_r2gen', 'r2gen_split', 'image_bytes', 'read_table', 'read_folder', 'read_path']
 
 # %% ../nbs/extras/sources.ipynb #00000004
 import base64, io, json, os, re, tarfile, warnings
@@ -45,16 +45,28 @@ def _image(x) -> dict|None:
     if x is None: return None
     return dict(path=None, bytes=x) if isinstance(x, bytes) else dict(path=str(x), bytes=None)
 
+def _id(value) -> str: # "" where there is none
+    "An id as text, however a table holds it."
+    if value is None or value != value: return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
 def _study(study_id, patient_id, text, labels=(), frontal=None, lateral=None) -> dict:
     "One row of the study table; `frontal` and `lateral` are paths, bytes or None."
-    return dict(study_id=str(study_id), patient_id=str(patient_id), text=text, labels=list(labels),
+    return dict(study_id=_id(study_id), patient_id=_id(patient_id), text=text, labels=list(labels),
                 frontal=_image(frontal), lateral=_image(lateral))
+
+# %% ../nbs/extras/sources.ipynb #87daedaf
+def _check_ids(ids, name:str, source) -> None:
+    "Raises ValueError, naming the rows, where an id is empty."
+    empty = [str(i) for i, value in enumerate(ids, 1) if not value]
+    if empty: raise ValueError(f"{source} has no {name} in {len(empty)} of {len(ids)} rows: {', '.join(empty[:5])}")
 
 # %% ../nbs/extras/sources.ipynb #00000013
 def _table(rows:list[dict], folder) -> Dataset:
     "Rows of `_study` as `STUDY_FEATURES`. Raises ValueError where there are none."
     if not rows:
         raise ValueError(f"the tables in {folder} list no study: they have a header and no rows")
+    for name in ("study_id", "patient_id"): _check_ids([row[name] for row in rows], name, folder)
     return Dataset.from_list(rows, features=STUDY_FEATURES)
 
 # %% ../nbs/extras/sources.ipynb #00000015
@@ -62,8 +74,11 @@ def _read_csv(path:Path, needed:tuple=()) -> pd.DataFrame:
     "A CSV with a header row that has the columns needed."
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path.name} in {path.parent}, which this source needs")
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning) # a line that is too long
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False).fillna("")
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} could not be read as a CSV: {e}") from e
     _check_columns(path, table.columns, needed)
     return table
@@ -168,11 +183,25 @@ def _image_files(folder:str|Path) -> dict[str, Path]:
         if p.suffix.lower() in _IMAGE_FILES: found.setdefault(image_key(p.name), p)
     return found
 
+# %% ../nbs/extras/sources.ipynb #64a244e5
+_LATERAL = {"l", "ll", "rl", "lat", "lateral"}
+_FRONTAL = {"pa", "ap", "frontal", "supine", "erect", "upright", "portable", "lordotic",
+            "lao", "rao", "lpo", "rpo", "llo", "rlo", "oblique", "lld", "rld", "decubitus"}
+
+def plain_view(view:str) -> tuple[str, str]: # frontal or lateral; and what was noticed, or ""
+    "The view that a table's cell means."
+    words = set(re.findall(r"[a-z]+", view.lower()))
+    if words & _LATERAL and not words & _FRONTAL: return "lateral", ""
+    known = not words or words & _FRONTAL
+    return "frontal", "" if known else f"the view {view!r} is unknown; taken as frontal"
+
 # %% ../nbs/extras/sources.ipynb #0000002d
 def _first_views(images, skipped:dict) -> dict: # {"frontal": path, "lateral": path}, only the views that are there
-    "The first of each view among the (name, view, path or None) of one study; the others are added to `skipped`."
+    "The first of each view among the (name, view, path or None) of one study; what was noticed goes to `skipped`."
     views = {}
-    for name, view, path in images:
+    for name, cell, path in images:
+        view, note = plain_view(cell)
+        if note: skipped[name] = note
         if path is None: skipped[name] = "the image file is not there"
         elif view in views: skipped[name] = f"a further {view} image of its study"
         else: views[view] = path
@@ -193,7 +222,7 @@ def read_kaggle(folder:str|Path, # Holds indiana_reports.csv, indiana_projection
     projections = _read_csv(Path(folder)/"indiana_projections.csv", ("uid", "filename", "projection"))
     files, of_study = _image_files(images or folder), {}
     for p in projections.sort_values("filename").itertuples():
-        image = p.filename, p.projection.strip().lower(), files.get(image_key(p.filename))
+        image = p.filename, p.projection, files.get(image_key(p.filename))
         of_study.setdefault(p.uid, []).append(image)
     rows = []
     for r in reports.to_dict("records"):
@@ -422,9 +451,11 @@ def read_table(source:str=HUB_ID, # A hub id, a .parquet file, a folder of them,
     for name, feature in table.features.items():
         if isinstance(feature, Image): table = table.cast_column(name, Image(decode=False))
     settings = dict(with_indices=True, features=STUDY_FEATURES, remove_columns=table.column_names)
-    try: return table.map(to_study, **settings, desc="reading studies")
+    try: studies = table.map(to_study, **settings, desc="reading studies")
     except (TypeError, AttributeError, ValueError) as e:
         raise ValueError(f"{source} has a cell that is no text, no label or no image ({type(e).__name__}: {e})") from e
+    for name in ("study_id", "patient_id"): _check_ids(studies[name][:], name, source)
+    return studies
 
 # %% ../nbs/extras/sources.ipynb #00000074
 def _labels(terms:str|None) -> list[str]: # Lower case, without "normal" and empty ones
@@ -433,8 +464,6 @@ def _labels(terms:str|None) -> list[str]: # Lower case, without "normal" and emp
     return [t for t in found if t not in _NO_FINDING]
 
 # %% ../nbs/extras/sources.ipynb #00000077
-def _is_lateral(view:str) -> bool: return view.strip().upper().startswith(("L", "RL")) or "LATERAL" in view.upper()
-
 def _read_json_lines(path:Path) -> pd.DataFrame:
     "A file of JSON lines, every cell as text."
     try: return pd.read_json(path, lines=True, dtype=False).fillna("").astype(str)
@@ -445,20 +474,33 @@ def _read_json_lines(path:Path) -> pd.DataFrame:
 def _read_metadata(folder:Path) -> pd.DataFrame:
     "metadata.csv or metadata.jsonl, every cell as text, with study_id, patient_id and view filled in."
     path = folder/"metadata.csv"
-    table = _read_csv(path, ("file_name",)) if path.exists() else _read_json_lines(folder/"metadata.jsonl")
+    if not path.exists(): path = folder/"metadata.jsonl"
+    table = _read_csv(path, ("file_name",)) if path.suffix == ".csv" else _read_json_lines(path)
     if not set(TEXT_PRIORITY) & set(table.columns) or "file_name" not in table.columns:
         raise ValueError(f"the metadata in {folder} needs file_name and one of {', '.join(TEXT_PRIORITY)}; "
                          f"it has: {', '.join(table.columns)}")
     if "patient_id" not in table.columns:
         warnings.warn(f"{folder} has no patient_id: every study counts as a patient of its own")
     if "study_id" not in table.columns: table["study_id"] = table["file_name"]
-    return table.assign(patient_id=table.get("patient_id", table["study_id"]), view=table.get("view", ""))
+    table = table.assign(patient_id=table.get("patient_id", table["study_id"]), view=table.get("view", ""))
+    for name in ("study_id", "patient_id"):
+        table[name] = table[name].str.strip()
+        _check_ids(table[name], name, path)
+    return table
 
 # %% ../nbs/extras/sources.ipynb #61e8e450
-def _named_file(path:Path) -> Path|None:
-    "The image at `path`, or one that differs in its ending only."
-    named = [path, *(path.with_suffix(ending) for ending in _IMAGE_FILES)]
+def _named_file(folder:Path, name:str) -> Path|None:
+    "The image of this name, or one that differs in its ending only. Raises ValueError for a name outside the folder."
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"the file name {name} leads out of {folder}; expected a name below that folder")
+    named = [folder/name, *((folder/name).with_suffix(ending) for ending in _IMAGE_FILES)]
     return next((p for p in named if p.is_file()), None)
+
+def _one_text(study_id:str, records:list[dict], which:str, skipped:dict) -> str:
+    "The first text in the rows of a study; others are added to `skipped`."
+    texts = list(dict.fromkeys(pick_text(r, which) for r in records if pick_text(r, which)))
+    if texts[1:]: skipped[f"{study_id} text"] = "a further text of its study, which differs"
+    return texts[0] if texts else ""
 
 # %% ../nbs/extras/sources.ipynb #0000007a
 def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names
@@ -467,14 +509,15 @@ def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the 
     "All studies of an imagefolder as `STUDY_FEATURES`; images of one `study_id` are grouped by view."
     folder, rows = Path(folder), []
     for study_id, group in _read_metadata(folder).groupby("study_id", sort=False):
-        first, patients = group.iloc[0], sorted(set(group["patient_id"]))
+        patients = sorted(set(group["patient_id"]))
         if len(patients) > 1:
             raise ValueError(f"study {study_id} in {folder} has more than one patient_id: {patients}")
-        views = ["lateral" if _is_lateral(view) else "frontal" for view in group["view"]]
-        files = [_named_file(Path(images or folder)/name) for name in group["file_name"]]
-        found = zip(group["file_name"], views, files)
-        labels = _labels(first.get("labels") or first.get("finding"))
-        rows.append(_study(study_id, patients[0], pick_text(first, text), labels, **_first_views(found, skipped)))
+        records = group.to_dict("records")
+        files = {r["file_name"]: r["view"] for r in records}
+        found = [(name, view, _named_file(Path(images or folder), name)) for name, view in files.items()]
+        labels = next((r[c] for r in records for c in ("labels", "finding") if r.get(c)), None)
+        report = _one_text(study_id, records, text, skipped)
+        rows.append(_study(study_id, patients[0], report, _labels(labels), **_first_views(found, skipped)))
     return _table(rows, folder)
 
 # %% ../nbs/extras/sources.ipynb #0000007f

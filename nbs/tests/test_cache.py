@@ -13,9 +13,9 @@ BUILD = """
 import sys
 from radiology_clip_mini import cache
 from radiology_clip_mini.sources import read_folder
-real, reads = cache.read_grey, []
-def read_grey(*args): reads.append(1); return real(*args)
-cache.read_grey = read_grey
+real, reads = cache._read_square, []
+def read(*args): reads.append(1); return real(*args)
+cache._read_square = read
 print("ready", flush=True)
 cache.build_cache(read_folder(sys.argv[1], {}), 64, sys.argv[2], workers=1)
 print(len(reads))
