@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SPLITS', 'KNOWN_SPLITS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'DataConfig', 'source_path', 'read_studies', 'skip_summary',
            'load_studies', 'text_ids', 'split_patients', 'link_patients', 'split_texts', 'check_splits', 'load_splits',
-           'get_splits', 'StudyData', 'choose_views', 'gather_data', 'prepare_data', 'fingerprint', 'leak_report',
-           'normalise', 'augment', 'TokenTable', 'sentences', 'SentenceTable', 'SampledTexts', 'epoch_batches', 'Batch',
-           'batches', 'in_order']
+           'shared_pictures', 'keep_together', 'get_splits', 'StudyData', 'choose_views', 'gather_data', 'prepare_data',
+           'fingerprint', 'fingerprints', 'leak_report', 'normalise', 'augment', 'TokenTable', 'sentences',
+           'SentenceTable', 'SampledTexts', 'epoch_batches', 'Batch', 'batches', 'in_order']
 
 # %% ../nbs/00_data.ipynb #00000004
 import hashlib, json, os, re
@@ -28,8 +28,8 @@ from scipy.sparse.csgraph import connected_components
 import torch
 from torchvision.transforms import v2
 
-from .cache import ImageCache, VIEWS, build_cache, cache_root
-from .command import write_atomic
+from .cache import BLANK, ImageCache, VIEWS, build_cache, cache_root
+from .command import home_path, write_atomic
 from .phantom import kept_phantoms
 from .sources import HUB_ID, files_below, r2gen_split, read_path, read_table
 
@@ -55,11 +55,13 @@ class DataConfig:
     test_fraction: float = 0.1 # Share of patients for the test
     max_held_out: int | None = None # Patients in validation, and in the test, at most; null for their whole share
 
+    def __post_init__(self): self.split_file = home_path(self.split_file)
+
 # %% ../nbs/00_data.ipynb #00000011
 def source_path(source:str) -> Path:
     "Where a local source lies, whether or not it is there."
     path = "/kaggle/input" if source == "kaggle" else source
-    return Path(os.path.expanduser(path)) # an unknown user's ~ stays as it is
+    return Path(home_path(path))
 
 # %% ../nbs/00_data.ipynb #00000012
 def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
@@ -72,7 +74,7 @@ def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
         views = ("frontal",) if cfg.views == "frontal" else ("frontal", "lateral")
         return kept_phantoms(cache_root(cfg.cache_dir)/"phantoms", cfg.phantoms, seed, cfg.image_size, views)
     table = (cfg.columns, cfg.split_spec, cfg.cache_dir)
-    images = cfg.images and os.path.expanduser(cfg.images)
+    images = home_path(cfg.images)
     if path.exists(): return read_path(path, cfg.form, skipped, cfg.text, images, *table)
     if cfg.source == "hub": return read_table(HUB_ID, *table, cfg.text)
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", cfg.source): return read_table(cfg.source, *table, cfg.text)
@@ -157,7 +159,7 @@ def split_patients(studies:Dataset, # Needs only the column patient_id
     n_val = _held_out(val_fraction, len(patients), max_held_out)
     n_test = _held_out(test_fraction, len(patients), max_held_out)
     n_train = len(patients) - n_val - n_test
-    if val_fraction <= 0 or test_fraction <= 0 or n_train <= 0:
+    if not (val_fraction > 0 and test_fraction > 0 and n_train > 0):
         raise ValueError(f"{len(patients)} patients cannot be split with val_fraction {val_fraction} and test_fraction "
                          f"{test_fraction}: each of train, val and test needs a patient, so at least 3 in all")
     order = np.random.default_rng(seed).permutation(patients).tolist()
@@ -282,6 +284,26 @@ def load_splits(studies:Dataset, path:str|Path) -> dict[str, list[str]]:
     except ValueError as e: raise ValueError(f"the split file {path} is not JSON: {e}") from e
     return check_splits(splits, studies, f"the split file {path}")
 
+# %% ../nbs/00_data.ipynb #1c191648
+def shared_pictures(patients:list[str], # Of each study
+                    images:ImageCache, # Of these studies
+                    ) -> list[list[str]]: # Usually none
+    "Groups of patients who have a picture in common; blank ones do not count."
+    hashes = images.hashes.copy()
+    for place, reason in images.reasons.items():
+        if reason == BLANK: hashes[place] = 0
+    studies, views = np.nonzero(hashes)
+    group_of = link_patients([patients[i] for i in studies], hashes[studies, views]) if len(studies) else {}
+    groups = {}
+    for patient, group in group_of.items(): groups.setdefault(group, []).append(patient)
+    return [sorted(group) for group in groups.values() if len(group) > 1]
+
+def keep_together(splits:dict, groups:list[list[str]]) -> dict: # As `shared_pictures` gives them
+    "The same splits, with each group where its first patient is."
+    part_of = {patient: name for name, ids in splits.items() for patient in ids}
+    for first, *others in groups: part_of |= dict.fromkeys(others, part_of[first])
+    return {name: sorted(p for p in part_of if part_of[p] == name) for name in SPLITS}
+
 # %% ../nbs/00_data.ipynb #00000048
 def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[str]]:
     "The splits in `cfg.split_file` if it is there; else new ones as `cfg.split` says, kept in the file if it is named."
@@ -290,6 +312,8 @@ def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[s
     else:
         make = split_texts if cfg.split == "text" else split_patients
         splits = make(studies, cfg.val_fraction, cfg.test_fraction, seed, cfg.max_held_out)
+        images = build_cache(studies, cfg.image_size, cfg.cache_dir, cfg.num_workers)
+        splits = keep_together(splits, shared_pictures(studies["patient_id"][:], images))
     if cfg.split_file: write_atomic(cfg.split_file, json.dumps(splits, indent=1))
     return splits
 
@@ -346,7 +370,9 @@ def choose_views(there:np.ndarray, # (n, 2) bool: is there a frontal, a lateral
 
 # %% ../nbs/00_data.ipynb #0000005b
 def _list_notes(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, skipped:dict) -> None:
-    "Adds unreadable and odd images, and studies left without any, to `skipped`."
+    "Adds patients with a picture in common, odd and unreadable images, and studies left without any, to `skipped`."
+    for group in shared_pictures(studies["patient_id"][:], images):
+        skipped[f"patients {', '.join(group)}"] = "a picture in common; kept in one part of a new split"
     ids = studies["study_id"][:]
     wanted = range(2) if views in ("any", "both") else [VIEWS.index(views)]
     broken = {key: f"unreadable {VIEWS[key[1]]} image: {reason}" for key, reason in images.reasons.items()}
@@ -398,6 +424,13 @@ def fingerprint(data:StudyData) -> str:
     sha = hashlib.sha256(json.dumps(columns).encode())
     sha.update(data.images.hashes[data.at].tobytes() + data.shown.tobytes())
     return sha.hexdigest()[:16]
+
+def fingerprints(data:StudyData) -> dict[str, str]: # Part of the data to 8 hexadecimal digits
+    "What tells which part of the data is another."
+    columns = dict(studies="study_id", patients="patient_id", texts="text", labels="labels")
+    parts = {name: json.dumps(data.studies[column][:]).encode() for name, column in columns.items()}
+    parts |= dict(views=data.shown.tobytes(), images=data.images.hashes[data.at].tobytes())
+    return {name: hashlib.sha256(part).hexdigest()[:8] for name, part in parts.items()}
 
 # %% ../nbs/00_data.ipynb #0000006a
 def _image_hashes(data:StudyData, rows:np.ndarray) -> np.ndarray:

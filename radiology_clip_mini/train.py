@@ -335,10 +335,12 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
     folder = train(resume_config(run, *argv), resume=Path(run)) if run else train(parse_config(argv))
     info = read_run(folder)
     best, timings = info.get("best"), info.get("timings")
+    noticed = [f"{len(names):,} × {reason}" for reason, names in info["data"]["skipped"].items()]
     if best and os.environ.get("RANK", "0") == "0":
         print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}); "
               f"reading {readable_time(timings['prepare_s'])}, training {readable_time(timings['train_s'])}. "
               "Next: rclip_eval, then rclip_viz")
+        print(f"noticed: {', '.join(noticed) or 'nothing'}; each is listed in {folder/'run.json'}")
     return folder
 
 # %% ../nbs/03_train.ipynb #00000070

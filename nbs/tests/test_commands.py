@@ -184,12 +184,19 @@ def test_broken_images_are_listed(call):
                        "unreadable frontal image: UnidentifiedImageError": ["3"], "unreadable frontal image: OSError": ["4"]}
 
 
-def test_a_file_with_a_changed_picture_warns(call):
-    "Evaluation says so when the data is no longer what the run was trained on."
+def test_a_changed_picture_is_another_test(call):
+    "Evaluation stops where the data is no longer that of training; asked for by name, it leaves the run's own metrics alone."
     studies = load_studies("phantom", phantoms=24, image_size=64)
     Path("own").mkdir()
     for i, s in enumerate(studies): s["frontal"].save(f"own/{i}.png")
     pd.DataFrame(dict(file_name=[f"{i}.png" for i in range(24)], patient_id=range(24), text=studies["text"])).to_csv("own/metadata.csv", index=False)
     assert call("rclip_train", "--config", "demo", "--data.source", "own", "--data.image_size=48", "--train.epochs=1")[0] == 0
-    Image.new("L", (64, 64)).save("own/0.png")
-    with pytest.warns(UserWarning, match="has changed since"): assert call("rclip_eval")[0] == 0
+    assert call("rclip_eval")[0] == 0
+    own = next(Path("results").glob("*/metrics.json"))
+    before = own.read_bytes()
+    Image.new("L", (64, 64), 9).save("own/0.png")
+    code, err = call("rclip_eval")
+    assert code == 1 and "images changed. To evaluate on it all the same, name it with --source" in err
+    with pytest.warns(UserWarning, match="images changed"): assert call("rclip_eval", "--source", "own")[0] == 0
+    other = json.loads(next(Path("results").glob("*/metrics-*.json")).read_text())
+    assert own.read_bytes() == before and other["data"]["source"] == "own" and len(other["data"]["fingerprint"]) == 16
