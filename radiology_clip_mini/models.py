@@ -235,6 +235,13 @@ def project_image(self:CLIPMini, features:torch.Tensor, # (k, width) of single i
         emb = torch.where(lateral[:, None], self.lateral_projection(features), emb)
     return F.normalize(emb, dim=-1)
 
+# %% ../nbs/01_models.ipynb #79f342d9
+@patch
+def image_features(self:CLIPMini, images:torch.Tensor) -> torch.Tensor: # (k, 3, h, w) to (k, width)
+    "What the image encoder sees, before the projection."
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.image_encoder.parameters())
+    return torch.cat([self.image_encoder(part) for part in images.split(len(images) if learns else 32)])
+
 # %% ../nbs/01_models.ipynb #0000003a
 @patch
 def encode_image(self:CLIPMini,
@@ -243,11 +250,11 @@ def encode_image(self:CLIPMini,
     "One embedding for each image, or for each study: (n, embed_dim) unit rows."
     images = images.to(self.device)
     if images.ndim == 4:
-        return self.project_image(self.image_encoder(images))
+        return self.project_image(self.image_features(images))
     if images.shape[1] == 1: return self.encode_image(images[:, 0])
     present = (torch.ones(images.shape[:2]) if present is None else present).bool().to(self.device)
     lateral = present.nonzero()[:, 1] == VIEWS.index("lateral")
-    found = self.project_image(self.image_encoder(images[present]), lateral)
+    found = self.project_image(self.image_features(images[present]), lateral)
     views = found.new_zeros(*present.shape, found.shape[-1])
     views[present] = found
     return self.fusion(views, present)
