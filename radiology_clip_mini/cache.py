@@ -68,6 +68,7 @@ def _dicom_image(file) -> PILImage.Image: # 8-bit grey, bone white
 # %% ../nbs/extras/cache.ipynb #0000000f
 def _open_image(file) -> tuple[PILImage.Image, str]: # What was noticed, or ""
     "The image in a path or a file of bytes, DICOM or anything PIL reads."
+    if not hasattr(file, "read") and not os.path.isfile(file): raise FileNotFoundError(f"{file} is no file")
     with (file if hasattr(file, "read") else open(file, "rb")) as f:
         head = f.read(132)
         f.seek(0)
@@ -111,6 +112,7 @@ class ImageCache:
 # %% ../nbs/extras/cache.ipynb #0000001f
 def _sample(path:str) -> str:
     "The length of a file, and a hash of three pieces of it."
+    if not os.path.isfile(path): raise FileNotFoundError(f"{path} is no file")
     with open(path, "rb") as f:
         length = f.seek(0, os.SEEK_END)
         pieces = []

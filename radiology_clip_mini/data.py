@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'KNOWN_SPLITS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'DataConfi
            'load_studies', 'text_ids', 'split_patients', 'link_patients', 'split_texts', 'check_splits', 'load_splits',
            'shared_pictures', 'keep_together', 'get_splits', 'StudyData', 'choose_views', 'gather_data', 'prepare_data',
            'fingerprint', 'fingerprints', 'leak_report', 'normalise', 'augment', 'TokenTable', 'sentences',
-           'SentenceTable', 'SampledTexts', 'epoch_batches', 'Batch', 'batches', 'in_order']
+           'SentenceTable', 'epoch_batches', 'Batch', 'batches', 'in_order']
 
 # %% ../nbs/00_data.ipynb #00000004
 import hashlib, json, os, re
@@ -280,6 +280,7 @@ def _only_known(studies:Dataset, cfg:DataConfig, skipped:dict) -> Dataset:
 # %% ../nbs/00_data.ipynb #00000047
 def load_splits(studies:Dataset, path:str|Path) -> dict[str, list[str]]:
     "The splits in a JSON file, checked against the data. Raises ValueError where they do not fit."
+    if not Path(path).is_file(): raise ValueError(f"the split file {path} is no file")
     try: splits = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as e: raise ValueError(f"the split file {path} is not JSON: {e}") from e
     return check_splits(splits, studies, f"the split file {path}")
@@ -512,26 +513,6 @@ class SentenceTable:
         holds = torch.zeros(len(numbers), len(some), dtype=torch.bool)
         holds[report, place] = True
         return self.tokens[some], holds
-
-# %% ../nbs/00_data.ipynb #12ef575f
-class SampledTexts:
-    "n reports of which each reading gives other sentences; `table[rows]` are tokens, as those of a `TokenTable`."
-    def __init__(self, texts:list[str],
-                 tokenize:Callable, # Makes a `TokenTable` of a list of texts: `CLIPMini.token_table`
-                 keep:float, seed:int): # The chance of a sentence to stay; the same seed and rows give the same
-        self.parts = [sentences(text) or [text] for text in texts]
-        self.tokenize, self.keep, self.seed = tokenize, keep, seed
-
-    def sample(self, row:int, rng:np.random.Generator) -> str:
-        "Some sentences of a report in a random order, at least one."
-        order = rng.permutation(len(self.parts[row]))
-        n = max(1, rng.binomial(len(order), self.keep))
-        return " ".join(self.parts[row][i] for i in order[:n])
-
-    def __getitem__(self, rows) -> dict[str, torch.Tensor]: # input_ids and attention_mask, (b, longest) int64
-        rng = np.random.default_rng([self.seed, *map(int, rows)])
-        texts = [self.sample(row, rng) for row in rows]
-        return self.tokenize(texts)[np.arange(len(texts))]
 
 # %% ../nbs/00_data.ipynb #00000084
 def epoch_batches(n:int, # Studies

@@ -72,6 +72,14 @@ def _explained(error:type, message:str, kinds:type|tuple=Exception):
         reason = " ".join(str(e).split())[:300]
         raise error(f"{message} ({type(e).__name__}: {reason})") from e
 
+# %% ../nbs/01_models.ipynb #ae7c4c6d
+def _finite(tensors:dict, path:str|Path) -> dict:
+    "The same tensors. Raises ValueError, naming the first, where one holds NaN or infinity."
+    for name, tensor in tensors.items():
+        if torch.is_tensor(tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{path} holds NaN or infinity, in {name}")
+    return tensors
+
 # %% ../nbs/01_models.ipynb #00000018
 def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
     "Fills `net`, without its head, from a .safetensors or .pth file; all of it, or ValueError. Never runs its code."
@@ -85,7 +93,7 @@ def _load_tensors(net:nn.Module, path:str|Path, head:str) -> None:
     if wrong:
         raise ValueError(f"{path} does not fit the image encoder {type(net).__name__}: {len(wrong)} of {len(own)} "
                          f"tensors are missing, left over or of another shape, such as {wrong[0]}")
-    net.load_state_dict(tensors)
+    net.load_state_dict(_finite(tensors, path))
 
 # %% ../nbs/01_models.ipynb #0000001a
 def image_encoder(name:str, # A torchvision classifier
@@ -409,5 +417,7 @@ def from_pretrained(cls:CLIPMini, name:str|Path) -> CLIPMini: # A folder that `s
     with _explained(ValueError, f"{folder/'config.json'} holds a setting that is none", kinds):
         model = cls(config, folder=folder)
     with _explained(ValueError, f"{folder/'model.safetensors'} does not fit its config.json", kinds):
-        model.load_state_dict(load_file(folder/"model.safetensors"))
+        tensors = load_file(folder/"model.safetensors")
+        model.load_state_dict(tensors)
+    _finite(tensors, folder/"model.safetensors")
     return model.eval()

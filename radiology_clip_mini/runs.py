@@ -10,7 +10,7 @@ __all__ = ['CONFIGS', 'PARTS', 'LEAST', 'MOST_EPOCHS', 'POSITIVE', 'MAY_CHANGE',
            'resume_folder']
 
 # %% ../nbs/extras/runs.ipynb #00000004
-import json, math, platform, subprocess, tempfile, time, warnings
+import errno, json, math, platform, subprocess, tempfile, time, warnings
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -39,7 +39,6 @@ class TrainConfig:
     chunk_size: int | None = None # Pairs embedded at a time: exact, slower, in less memory; null for the whole batch
     loss: Literal["infonce", "soft", "sigmoid"] = "infonce" # soft: shared findings count; sigmoid needs model.bias_init
     sentence_weight: float = 0.0 # Share of the loss that asks for the single sentences of each report, 0 to 1
-    keep_sentences: float = 1.0 # Chance of each sentence to stay in a text, in a new order each time; 1: texts as is
     lr: float = 1e-4 # Learning rate of AdamW, at its highest
     head_factor: float = 1.0 # What all but the two encoders learns so many times faster
     text_factor: float = 1.0 # What the text encoder learns so many times faster
@@ -190,8 +189,8 @@ def check_config(config:Config) -> None:
     _check_numbers(flat_settings(config))
     if t.warmup > 1:
         raise ValueError(f"train.warmup is {t.warmup}; expected a share of the steps, at most 1")
-    shares = {"train.sentence_weight": t.sentence_weight, "train.keep_sentences": t.keep_sentences}
-    for name, share in (shares | {"model.dropout": config.model.dropout}).items():
+    shares = {"train.sentence_weight": t.sentence_weight, "model.dropout": config.model.dropout}
+    for name, share in shares.items():
         if not 0 <= share <= 1: raise ValueError(f"{name} is {share}; expected a share, 0 to 1")
     for name in ("val_fraction", "test_fraction"):
         share = getattr(config.data, name)
@@ -264,7 +263,9 @@ def start_folder(config:Config, data:StudyData, info:dict) -> Path:
 # %% ../nbs/extras/runs.ipynb #00000036
 def read_run(folder:Path, name:str="run.json") -> dict: # name: or splits.json, metrics.json
     "What is in a run's run.json. Raises FileNotFoundError, or ValueError where it is not JSON."
-    return json.loads((folder/name).read_text(encoding="utf-8"))
+    path = folder/name
+    if not path.is_file(): raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 # %% ../nbs/extras/runs.ipynb #0000003a
 def plot_history(run:Path) -> Picture: # A run's folder

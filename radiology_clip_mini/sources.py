@@ -173,7 +173,7 @@ def files_below(folder:str|Path) -> list[Path]:
         if os.path.realpath(place) in seen: folders.clear()
         else: found += [Path(place, name) for name in names if name[0] != "."]
         seen.add(os.path.realpath(place))
-    return sorted(found)
+    return sorted(path for path in found if path.is_file()) # a pipe would never end
 
 # %% ../nbs/extras/sources.ipynb #8be21fd6
 def _image_files(folder:str|Path) -> dict[str, Path]:
@@ -466,6 +466,7 @@ def _labels(terms:str|None) -> list[str]: # Lower case, without "normal" and emp
 # %% ../nbs/extras/sources.ipynb #00000077
 def _read_json_lines(path:Path) -> pd.DataFrame:
     "A file of JSON lines, every cell as text."
+    if not path.is_file(): raise FileNotFoundError(f"there is no {path.name} in {path.parent}, which this source needs")
     try: return pd.read_json(path, lines=True, dtype=False).fillna("").astype(str)
     except (ValueError, TypeError) as e:
         raise ValueError(f"{path} could not be read as JSON lines: {e}") from e
@@ -529,6 +530,7 @@ _ANY_FORM = "Kaggle's indiana_reports.csv, metadata.csv or metadata.jsonl (a fol
 
 def _find_form(path:Path, form:str) -> tuple[str, Path]: # The form, and the folder to read
     "What a folder holds. Raises ValueError where it is nothing known."
+    if not path.is_dir() and not path.is_file(): raise ValueError(f"{path} is neither a file nor a folder")
     if path.suffix == ".parquet": return "table", path
     files = {p.relative_to(path).as_posix(): p for p in files_below(path)}
     for name in _MARKS if form == "auto" else [form]:

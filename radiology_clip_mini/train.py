@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['param_groups', 'lr_at', 'set_lr', 'half_precision', 'make_accelerator', 'label_table', 'batch_loss', 'split_batch',
            'train_step', 'validate', 'keep_if_best', 'shared_batches', 'epochs_left', 'place', 'make_optimizer',
-           'end_epoch', 'training_tokens', 'fit', 'check_image_size', 'train', 'rclip_train', 'main']
+           'end_epoch', 'fit', 'check_image_size', 'train', 'rclip_train', 'main']
 
 # %% ../nbs/03_train.ipynb #00000004
 import math, os, signal, sys, time
@@ -25,7 +25,7 @@ from .checkpoints import Control, History, Progress, average_gradients, finish_r
 from .checkpoints import keep_memory, keep_on_device, last_good, load_checkpoint, own_rows, process
 from .checkpoints import save_checkpoint, seed_step
 from .command import clear_errors, readable_time, write_atomic
-from .data import SPLITS, SampledTexts, SentenceTable, StudyData, TokenTable, augment, batches
+from .data import SPLITS, SentenceTable, StudyData, augment, batches
 from .data import epoch_batches, normalise, prepare_data, skip_summary
 from .loss import backward_in_chunks, clamp_logit_scale_, clip_loss, refuse_batch_norm
 from .loss import sentence_loss, sigmoid_loss
@@ -235,12 +235,6 @@ def end_epoch(model:CLIPMini, data:StudyData, folder:Path, history:History, epoc
     history.flush()
     return keep_if_best(folder, model, history.progress.best, val, epoch)
 
-# %% ../nbs/03_train.ipynb #3d9d1feb
-def training_tokens(model:CLIPMini, texts:list[str], keep:float, seed:int) -> TokenTable|SampledTexts:
-    "The tokens of the training texts: whole, or with some sentences of each, drawn anew for each batch."
-    if keep == 1: return model.token_table(texts)
-    return SampledTexts(texts, model.token_table, keep, seed)
-
 # %% ../nbs/03_train.ipynb #0000004f
 def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator, live=False) -> Progress:
     "Trains `model` from the folder's checkpoint on. Raises OSError or ValueError, naming the last good checkpoint."
@@ -248,7 +242,7 @@ def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:
     place(model, t, accelerator.device)
     optimizer = make_optimizer(model, t, accelerator)
     progress = load_checkpoint(folder, model, optimizer, accelerator)
-    tokens = training_tokens(model, data.texts(rows), t.keep_sentences, config.seed)
+    tokens = model.token_table(data.texts(rows))
     singles = SentenceTable(data.texts(rows), model.token_table) if t.sentence_weight else None
     labels = label_table(data) if t.loss == "soft" else None
     n_steps = sum(len(parts) for _, parts in epochs_left(len(rows), config, 0))

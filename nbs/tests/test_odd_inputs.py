@@ -1,5 +1,5 @@
 """Input that could be read wrongly without a word. A row each: what it is, and what must come out: the drawn chest, or a message."""
-import io
+import io, os, signal
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ from PIL import Image, TiffImagePlugin
 from radiology_clip_mini import cache, runs
 from radiology_clip_mini.data import DataConfig, load_studies, prepare_data, read_studies
 from radiology_clip_mini.evaluate import plain_cell
+from radiology_clip_mini.models import image_encoder
 from radiology_clip_mini.phantom import make_phantoms
 
 SIZE = 96
@@ -277,3 +278,43 @@ def test_the_latest_model_lies_in_the_results(tmp_path, where):
 
 
 def test_no_formula_in_a_table(): assert [plain_cell(x) for x in ("=1+1", "+1", "-1", "@x", "s1", 2.)] == ["'=1+1", "'+1", "'-1", "'@x", "s1", 2.]
+
+
+# Pipes and folders where a file should be: nobody waits for them
+
+def annotated(folder): return DataConfig(source=str(folder), form="r2gen")
+PLACES = {
+    "the source": lambda f: (f/"pipe", lambda: read_studies(DataConfig(source=str(f/"pipe")))),
+    "a parquet file": lambda f: (f/"t.parquet", lambda: read_studies(DataConfig(source=str(f/"t.parquet")))),
+    "metadata.csv": lambda f: (f/"metadata.csv", lambda: read_studies(DataConfig(source=str(f)))),
+    "metadata.jsonl": lambda f: (f/"metadata.jsonl", lambda: read_studies(DataConfig(source=str(f)))),
+    "annotation.json": lambda f: (f/"annotation.json", lambda: read_studies(annotated(f))),
+    "a report": lambda f: (f/"1.xml", lambda: read_studies(DataConfig(source=str(f), form="openi"))),
+    "a config": lambda f: (f/"c.yaml", lambda: runs.load_config(str(f/"c.yaml"))),
+    "a split file": lambda f: (f/"s.json", lambda: prepare_data(DataConfig(source="phantom", phantoms=6, image_size=32, cache_dir=str(f), split_file=str(f/"s.json")))),
+    "weights": lambda f: (f/"w.pth", lambda: image_encoder("resnet18", str(f/"w.pth"))),
+    "latest.txt": lambda f: (f/"latest.txt", lambda: runs.find_ckpt(results_dir=f)),
+    "run.json": lambda f: (f/"run.json", lambda: runs.read_run(f)),
+}
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_nobody_waits_for_a_pipe(tmp_path, place, kind):
+    path, call = place(tmp_path)
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    def too_long(*_): raise AssertionError("waited for five seconds")
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(5)
+    try:
+        with pytest.raises((ValueError, OSError)): call()
+    finally: signal.alarm(0)
+
+
+def test_a_pipe_among_the_pictures(folder):
+    "It counts as an image that is not there, in a folder and in a table."
+    os.mkfifo(folder/"e.png")
+    studies, noticed = read(folder, "a.png,1,1,PA,Clear.\ne.png,2,2,PA,Clear.\n")
+    assert studies["study_id"][:] == ["1"] and noticed == {"e.png": "the image file is not there", "2": "no image"}
+    assert cache._try_read(dict(path=str(folder/"e.png"), bytes=None), 32) == (None, "FileNotFoundError")
+    assert cache._identity(dict(path=str(folder/"e.png"), bytes=None)).endswith("missing")

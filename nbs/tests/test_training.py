@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and glo
 multi = multiprocessing.get_context("forkserver") # imports once, so that each of the many processes starts in milliseconds
 multi.set_forkserver_preload(["radiology_clip_mini.train"])
 SMALL = ("--data.phantoms=40", "--data.image_size=32", "--train.epochs=6", "--train.batch_size=12", "--train.checkpoint_minutes=0", "--train.augment=true",
-         "--train.keep_sentences=.6", "--model.dropout=.1")
+         "--model.dropout=.1")
 
 
 def settings(results, *more):
