@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'PARTS', 'LEAST', 'MOST_EPOCHS', 'POSITIVE', 'MAY_CHANGE', 'TrainConfig', 'PathsConfig', 'Config',
            'to_yaml', 'config_path', 'make_parser', 'parse_words', 'parse_config', 'load_config', 'flat_settings',
-           'check_config', 'check_writable', 'new_run_folder', 'describe_run', 'start_folder', 'read_run',
-           'plot_history', 'show_live', 'Run', 'find_ckpt', 'what_differs', 'load_run', 'resume_config',
+           'check_config', 'check_writable', 'new_run_folder', 'describe_run', 'contact_sheet', 'start_folder',
+           'read_run', 'plot_history', 'show_live', 'Run', 'find_ckpt', 'what_differs', 'load_run', 'resume_config',
            'resume_folder']
 
 # %% ../nbs/extras/runs.ipynb #00000004
@@ -20,6 +20,7 @@ from typing import Literal, get_args
 
 from fastcore.docments import docments
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+import numpy as np
 import torch
 import yaml
 
@@ -252,12 +253,31 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
                 data=dict(fingerprint=fingerprint(data), fingerprints=fingerprints(data), counts=counts,
                           leaks=leak_report(data), skipped=skipped))
 
+# %% ../nbs/extras/runs.ipynb #ccf977c2
+def contact_sheet(data:StudyData, most:int=24) -> Picture|None: # None where nothing was noticed
+    "The pictures that something was noticed about, with their studies, eight in a row."
+    study = dict(zip(data.at.tolist(), data.studies["study_id"][:]))
+    odd = [(row, v, what) for (row, v), what in data.images.reasons.items() if data.images.hashes[row, v] and row in study]
+    if not odd: return None
+    n_rows = -(-min(len(odd), most) // 8)
+    fig = Picture(12, 2*n_rows)
+    axes = fig.subplots(n_rows, 8, squeeze=False).flat
+    for ax in axes: ax.axis("off")
+    for ax, (row, v, what) in zip(axes, odd[:most]):
+        ax.imshow(data.images.read(np.array([row]), np.array([v]))[0], cmap="gray", vmin=0, vmax=255)
+        ax.set_title(f"{study[row]}: {what}", fontsize=7, wrap=True)
+    return fig
+
 # %% ../nbs/extras/runs.ipynb #00000035
 def start_folder(config:Config, data:StudyData, info:dict) -> Path:
-    "A new run's folder with splits.json and run.json."
+    "A new run's folder with splits.json and run.json, and viz/noticed.png where there is something to look at."
     folder = new_run_folder(config.paths.results_dir)
     write_atomic(folder/"splits.json", json.dumps(data.splits, indent=1))
     write_atomic(folder/"run.json", json.dumps(info, indent=1))
+    sheet = contact_sheet(data)
+    if sheet:
+        (folder/"viz").mkdir()
+        sheet.savefig(folder/"viz/noticed.png")
     return folder
 
 # %% ../nbs/extras/runs.ipynb #00000036

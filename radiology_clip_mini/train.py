@@ -8,7 +8,7 @@ __all__ = ['param_groups', 'lr_at', 'set_lr', 'half_precision', 'make_accelerato
            'end_epoch', 'fit', 'check_image_size', 'train', 'rclip_train', 'main']
 
 # %% ../nbs/03_train.ipynb #00000004
-import math, os, signal, sys, time
+import math, os, re, signal, sys, time
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, islice
@@ -220,10 +220,13 @@ def make_optimizer(model:CLIPMini, t:TrainConfig, accelerator:Accelerator) -> to
 # %% ../nbs/03_train.ipynb #0000004c
 @contextmanager
 def _naming_checkpoint(folder:Path):
-    "Errors of training also name the last good checkpoint."
+    "Errors of training, and the end of another process, also name the last good checkpoint."
     try: yield
     except OSError as e: raise OSError(f"{e}. {last_good(folder)}") from e
     except FloatingPointError as e: raise ValueError(f"{e}. {last_good(folder)}") from e
+    except RuntimeError as e:
+        if not re.search("gloo|NCCL|Connection|Broken pipe", str(e)): raise
+        raise OSError(f"another process of this run has ended. {last_good(folder)}") from e
 
 # %% ../nbs/03_train.ipynb #0000004d
 def end_epoch(model:CLIPMini, data:StudyData, folder:Path, history:History, epoch:int) -> dict: # The best epoch so far
@@ -334,7 +337,8 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
         print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}); "
               f"reading {readable_time(timings['prepare_s'])}, training {readable_time(timings['train_s'])}. "
               "Next: rclip_eval, then rclip_viz")
-        print(f"noticed: {', '.join(noticed) or 'nothing'}; each is listed in {folder/'run.json'}")
+        sheet = ", the pictures are in viz/noticed.png" if (folder/"viz/noticed.png").exists() else ""
+        print(f"noticed: {', '.join(noticed) or 'nothing'}; each is listed in {folder/'run.json'}{sheet}")
     return folder
 
 # %% ../nbs/03_train.ipynb #00000070

@@ -4,6 +4,7 @@ import io, os, signal
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image, TiffImagePlugin
 
 from radiology_clip_mini import cache, runs
@@ -121,6 +122,17 @@ def test_every_picture_is_the_chest(write):
     assert note == "" and likeness(found) >= .99 and found.max() > 200
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(form=st.sampled_from(["PNG", "TIFF", "PPM", "DICOM"]), bits=st.integers(9, 16), start=st.integers(0, 40_000), inverse=st.booleans())
+def test_any_range_of_values(form, bits, start, inverse):
+    "However many bits, from wherever on; a DICOM also the other way round."
+    top = min(2**bits - 1, 65_535 - start)
+    values = start + DEEP / 255 * top
+    if form == "DICOM": whole = dicom(start + top - DEEP / 255 * top, "MONOCHROME1") if inverse else dicom(values)
+    else: whole = saved(values.astype(np.uint16), form)
+    assert likeness(cache._read_square(dict(bytes=whole), SIZE)[0]) >= .99
+
+
 @pytest.mark.parametrize("padding, fields", [(65_535, {}), (0, {}), (64_000, dict(PixelPaddingRangeLimit=65_535))], ids=["high", "low", "range"])
 def test_padding_is_black_and_stretches_nothing(padding, fields):
     found, _ = cache._read_square(dict(bytes=dicom(padded(DEEP*16 + 1, padding), PixelPaddingValue=padding, **fields)), SIZE)
@@ -193,6 +205,17 @@ def test_every_table_is_read_as_meant(folder, lines, patients, texts, noticed):
 def test_a_table_with_a_byte_order_mark(folder): assert read(folder, "a.png,1,7,PA,Clear.\n", encoding="utf-8-sig")[0]["text"][:] == ["Clear."]
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(patient=st.from_regex(r"[A-Za-z0-9_.-]{1,8}", fullmatch=True), left=st.sampled_from(["", " ", "\t", "  "]), right=st.sampled_from(["", " ", "\t"]),
+       view=st.sampled_from(sorted(VIEWS)), upper=st.booleans(), empty=st.integers(0, 2))
+def test_any_way_to_write_a_row(folder, patient, left, right, view, upper, empty):
+    "Spaces around an id, a view in any case, and empty texts before the one that counts change nothing."
+    rows = "".join(f"{name}.png,1,{left}{patient}{right},{view},\n" for name in "bcd"[:empty])
+    studies, _ = read(folder, f"{rows}a.png,1,{patient},{view.upper() if upper else view},Clear.\n")
+    assert (studies["patient_id"][:], studies["text"][:]) == ([patient], ["Clear."])
+    assert (studies[0]["lateral"] is not None) == bool(VIEWS[view])
+
+
 WRONG = {
     "an empty patient": ("a.png,1,,PA,Clear.\nb.png,2,7,PA,Clear.\n", HEAD, "has no patient_id in 1 of 2 rows: 1"),
     "an empty study": ("a.png,1,7,PA,Clear.\nb.png, ,7,PA,Clear.\n", HEAD, "has no study_id in 1 of 2 rows: 2"),
@@ -232,6 +255,8 @@ def test_odd_pictures_are_listed_and_kept(folder):
     assert len(data.studies) == 30 and data.skipped == {
         "2 frontal": "frontal image: looks inverted", "3 frontal": "frontal image: looks upside down", "4 frontal": "frontal image: nearly one grey",
         "5 frontal": "frontal image: only the first of 2 pages was read"}
+    titles = {ax.get_title() for ax in runs.contact_sheet(data).axes} - {""}
+    assert titles == {"2: looks inverted", "3: looks upside down", "4: nearly one grey", "5: only the first of 2 pages was read"}
 
 
 def test_one_picture_under_two_patients(folder):

@@ -1,5 +1,5 @@
 """Training in several processes, and training that is killed: what it loses (nothing) and what it says."""
-import json, multiprocessing, os, random, resource, signal, socket, subprocess, sys, time
+import json, multiprocessing, os, random, resource, shutil, signal, socket, subprocess, sys, time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -150,6 +150,34 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, whole):
     assert "the checkpoint of step 4 could not be written" in log and "The last good checkpoint is that of step 3" in log and "Traceback" not in log
     assert not list(tmp_path.rglob("*.part"))
     assert run(tmp_path, 1, folder_of(tmp_path)) == [0]
+    assert outcome(tmp_path) == expected
+
+
+def test_results_that_vanish(tmp_path, whole):
+    "Somebody removes the run's folder while it trains: a message, no traceback."
+    if whole[0] == 2: pytest.skip("one process is enough")
+    process = multi.Process(target=session, args=(str(tmp_path), 0, 1, 0, None, ("--train.epochs=200",), None))
+    process.start()
+    while not saved(tmp_path) and process.is_alive(): time.sleep(.01)
+    while list(tmp_path.glob("2*")): shutil.rmtree(next(tmp_path.glob("2*")), ignore_errors=True)
+    process.join(60)
+    log = (tmp_path/"log0.txt").read_text()
+    assert process.exitcode == 1 and "rclip_train: error: " in log and "Traceback" not in log, log
+
+
+@pytest.mark.parametrize("n", [2, random.randrange(1, 12)], ids=["second step", "any step"])
+def test_the_other_process_ends_too(tmp_path, n, whole):
+    "One of two processes is killed in a step: the other ends within a minute with a message, and the run can be resumed."
+    world, expected = whole
+    if world == 1: pytest.skip("needs two processes")
+    port = free_port()
+    one, other = [multi.Process(target=session, args=(str(tmp_path), r, 2, port, None, (), ("step", n) if r else None)) for r in (0, 1)]
+    one.start(), other.start()
+    one.join(60), other.join(60)
+    log = (tmp_path/"log0.txt").read_text()
+    assert (one.exitcode, other.exitcode) == (1, -signal.SIGKILL), log
+    assert "another process of this run has ended. " in log and "checkpoint" in log and "Traceback" not in log
+    assert run(tmp_path, 2, folder_of(tmp_path)) == [0, 0]
     assert outcome(tmp_path) == expected
 
 
