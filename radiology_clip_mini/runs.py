@@ -38,7 +38,7 @@ class TrainConfig:
     patience: int | None = None # Stop after so many epochs without a better validation recall; null to train them all
     batch_size: int = 64 # Pairs in a batch, at most, over all processes
     chunk_size: int | None = None # Pairs embedded at a time: exact, slower, in less memory; null for the whole batch
-    loss: Literal["infonce", "soft", "sigmoid"] = "infonce" # soft: shared findings count; sigmoid needs model.bias_init
+    loss: Literal["infonce", "sigmoid"] = "infonce" # sigmoid, of SigLIP, needs model.bias_init
     sentence_weight: float = 0.0 # Share of the loss that asks for the single sentences of each report, 0 to 1
     lr: float = 1e-4 # Learning rate of AdamW, at its highest
     head_factor: float = 1.0 # What all but the two encoders learns so many times faster
@@ -153,7 +153,8 @@ def flat_settings(config:Config) -> dict: # {"train.lr": 0.0001, …}
     return settings
 
 # %% ../nbs/extras/runs.ipynb #00000023
-LEAST = {"seed": 0, "data.phantoms": 1, "data.max_patients": 1, "data.num_workers": 0, "train.epochs": 1, "train.patience": 1, "train.epoch_size": 1, "train.batch_size": 2, "train.chunk_size": 1,
+LEAST = {"seed": 0, "data.phantoms": 1, "data.max_patients": 1, "data.num_workers": 0, "train.epochs": 1,
+         "train.patience": 1, "train.epoch_size": 1, "train.batch_size": 2, "train.chunk_size": 1,
          "train.weight_decay": 0, "train.warmup": 0, "train.max_minutes": 0, "train.checkpoint_minutes": 0,
          "model.embed_dim": 1, "model.grid": 1, "model.blocks": 1, "model.max_length": 3, "data.max_held_out": 1}
 MOST_EPOCHS = 100_000
@@ -257,11 +258,12 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
 def contact_sheet(data:StudyData, most:int=24) -> Picture|None: # None where nothing was noticed
     "The pictures that something was noticed about, with their studies, eight in a row."
     study = dict(zip(data.at.tolist(), data.studies["study_id"][:]))
-    odd = [(row, v, what) for (row, v), what in data.images.reasons.items() if data.images.hashes[row, v] and row in study]
+    readable = {place: what for place, what in data.images.reasons.items() if data.images.hashes[place]}
+    odd = [(row, v, what) for (row, v), what in readable.items() if row in study]
     if not odd: return None
     n_rows = -(-min(len(odd), most) // 8)
     fig = Picture(12, 2*n_rows)
-    axes = fig.subplots(n_rows, 8, squeeze=False).flat
+    axes = fig.subplots(n_rows, 8, squeeze=False).ravel()
     for ax in axes: ax.axis("off")
     for ax, (row, v, what) in zip(axes, odd[:most]):
         ax.imshow(data.images.read(np.array([row]), np.array([v]))[0], cmap="gray", vmin=0, vmax=255)
