@@ -25,7 +25,8 @@ from .models import CLIPMini, embed, untrained
 from .published import load_model
 from .report import comparison_table, evaluation_figure, failure_table, format_metrics
 from .report import markdown_metrics, markdown_report
-from .runs import Run, _data_settings, _read_info, find_ckpt, load_run, read_run
+from .runs import Run, _data_settings, _read_info, data_marks, find_ckpt, load_run
+from .runs import read_run, what_changed
 from .uncertainty import bootstrap_ci, paired_difference, summarise
 from .zeroshot import zero_shot
 
@@ -188,8 +189,8 @@ def load_rival(name:str, # A run's folder, or what `load_model` takes
 # %% ../nbs/extras/evaluate.ipynb #00000035
 def _file_ending(run:Run) -> str:
     "What the names of the files end in: nothing for the run's own data, else digits of the data's fingerprint."
-    now = fingerprint(run.data)
-    return "" if now == run.info["data"]["fingerprint"] else f"-{now[:8]}"
+    now = data_marks(run.data)
+    return f"-{now['fingerprint'][:8]}" if what_changed(run.info["data"], now) else ""
 
 def plain_cell(value):
     "The same, unless a spreadsheet would take it for a formula: then with an apostrophe before it."

@@ -414,7 +414,7 @@ def from_pretrained(cls:CLIPMini, name:str|Path) -> CLIPMini: # A folder that `s
     folder = _model_folder(name)
     config, _ = _read_config(folder)
     kinds = (TypeError, ArithmeticError, AttributeError, RuntimeError, SafetensorError)
-    with _explained(ValueError, f"{folder/'config.json'} holds a setting that is none", kinds):
+    with _explained(ValueError, f"{folder/'config.json'} holds a setting that is none", (ValueError, *kinds)):
         model = cls(config, folder=folder)
     with _explained(ValueError, f"{folder/'model.safetensors'} does not fit its config.json", kinds):
         tensors = load_file(folder/"model.safetensors")

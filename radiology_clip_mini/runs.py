@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'PARTS', 'LEAST', 'MOST_EPOCHS', 'POSITIVE', 'MAY_CHANGE', 'TrainConfig', 'PathsConfig', 'Config',
            'to_yaml', 'config_path', 'make_parser', 'parse_words', 'parse_config', 'load_config', 'flat_settings',
-           'check_config', 'check_writable', 'new_run_folder', 'describe_run', 'contact_sheet', 'start_folder',
-           'read_run', 'plot_history', 'show_live', 'Run', 'find_ckpt', 'what_differs', 'load_run', 'resume_config',
-           'resume_folder']
+           'check_config', 'check_writable', 'new_run_folder', 'data_marks', 'what_changed', 'describe_run',
+           'contact_sheet', 'start_folder', 'read_run', 'plot_history', 'show_live', 'Run', 'find_ckpt', 'load_run',
+           'resume_config', 'resume_folder']
 
 # %% ../nbs/extras/runs.ipynb #00000004
 import errno, json, math, platform, subprocess, tempfile, time, warnings
@@ -238,6 +238,18 @@ def _by_reason(skipped:dict) -> dict[str, list[str]]:
     for name in sorted(skipped): found[skipped[name]].append(name)
     return found
 
+# %% ../nbs/extras/runs.ipynb #2218de39
+def data_marks(data:StudyData) -> dict: # fingerprint, and fingerprints of its parts
+    "By what a run knows its data again."
+    return dict(fingerprint=fingerprint(data), fingerprints=fingerprints(data))
+
+def what_changed(before:dict, now:dict) -> str: # Two of `data_marks`; an old one may lack the parts
+    "Which parts of the data are others, in words; empty where none is."
+    old, new = before.get("fingerprints", {}), now["fingerprints"]
+    parts = [name for name in new if old.get(name, new[name]) != new[name]]
+    if not parts and before["fingerprint"] != now["fingerprint"]: parts = ["something"]
+    return ", ".join(parts)
+
 # %% ../nbs/extras/runs.ipynb #00000030
 def describe_run(config:Config, data:StudyData, device) -> dict:
     "What run.json holds when training starts."
@@ -251,8 +263,7 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
     skipped = _by_reason(data.skipped)
     return dict(config=asdict(config), versions=versions, git_commit=_git_commit(), device=str(device),
                 platform=platform.platform(),
-                data=dict(fingerprint=fingerprint(data), fingerprints=fingerprints(data), counts=counts,
-                          leaks=leak_report(data), skipped=skipped))
+                data=data_marks(data) | dict(counts=counts, leaks=leak_report(data), skipped=skipped))
 
 # %% ../nbs/extras/runs.ipynb #ccf977c2
 def contact_sheet(data:StudyData, most:int=24) -> Picture|None: # None where nothing was noticed
@@ -363,11 +374,6 @@ def _data_settings(info:dict, folder:Path) -> tuple[DataConfig, int, str]:
         return DataConfig(**info["config"]["data"]), info["config"]["seed"], info["data"]["fingerprint"]
     except (KeyError, TypeError) as e: raise _foreign(folder, e) from e
 
-# %% ../nbs/extras/runs.ipynb #fb50dff1
-def what_differs(before:dict, now:dict) -> str: # As `fingerprints` gives them
-    "Which parts of the data are others, as words."
-    return ", ".join(name for name in now if before.get(name, now[name]) != now[name]) or "something"
-
 # %% ../nbs/extras/runs.ipynb #00000047
 def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for the latest
              results_dir:str|Path="results", # Holds latest.txt
@@ -377,11 +383,11 @@ def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for
     best = find_ckpt(ckpt, results_dir)
     model = CLIPMini.from_pretrained(best).to("cuda" if torch.cuda.is_available() else "cpu")
     info, splits = _read_info(best.parent)
-    config, seed, expected = _data_settings(info, best.parent)
+    config, seed, _ = _data_settings(info, best.parent)
     if source: config.source = info["config"]["data"]["source"] = source
     data = prepare_data(config, seed, splits)
-    if fingerprint(data) != expected:
-        parts = what_differs(info["data"].get("fingerprints", {}), fingerprints(data))
+    parts = what_changed(info["data"], data_marks(data))
+    if parts:
         change = f"the data of {config.source} is not that of {best.parent}'s training: {parts} changed"
         if not source: raise ValueError(f"{change}. To evaluate on it all the same, name it with --source")
         warnings.warn(change)
@@ -422,7 +428,6 @@ def resume_config(run:str|Path, # The folder of a run that was stopped
 # %% ../nbs/extras/runs.ipynb #0000004e
 def resume_folder(run:Path, info:dict) -> Path: # info: what run.json would hold now
     "`run`. Raises ValueError where its data is no longer the same."
-    saved, now = read_run(run)["data"], info["data"]
-    if saved["fingerprint"] == now["fingerprint"]: return run
-    parts = what_differs(saved.get("fingerprints", {}), now["fingerprints"])
-    raise ValueError(f"the data has changed since {run} was started: {parts}")
+    parts = what_changed(read_run(run)["data"], info["data"])
+    if parts: raise ValueError(f"the data has changed since {run} was started: {parts}")
+    return run

@@ -199,4 +199,6 @@ def test_a_changed_picture_is_another_test(call):
     assert code == 1 and "images changed. To evaluate on it all the same, name it with --source" in err
     with pytest.warns(UserWarning, match="images changed"): assert call("rclip_eval", "--source", "own")[0] == 0
     other = json.loads(next(Path("results").glob("*/metrics-*.json")).read_text())
+    own_run = json.loads(own.with_name("run.json").read_text())["data"]
+    assert own_run["fingerprints"].keys() == {"studies", "patients", "texts", "labels", "views", "images"}
     assert own.read_bytes() == before and other["data"]["source"] == "own" and len(other["data"]["fingerprint"]) == 16
