@@ -292,7 +292,7 @@ def shared_pictures(patients:list[str], # Of each study
     "Groups of patients who have a picture in common; blank ones do not count."
     hashes = images.hashes.copy()
     for place, reason in images.reasons.items():
-        if reason == BLANK: hashes[place] = 0
+        if BLANK in reason: hashes[place] = 0
     studies, views = np.nonzero(hashes)
     group_of = link_patients([patients[i] for i in studies], hashes[studies, views]) if len(studies) else {}
     groups = {}

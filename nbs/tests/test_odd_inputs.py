@@ -248,15 +248,15 @@ def test_ids_of_mapped_tables(folder, patients, expected):
 def test_odd_pictures_are_listed_and_kept(folder):
     "One of thirty chests is inverted, one upside down, one blank, one has two pages."
     chests = [np.asarray(p.convert("L")) for p in make_phantoms(30, seed=5, image_size=64)["frontal"]]
-    chests[2], chests[3], chests[4] = 255 - chests[2], chests[3][::-1], np.full_like(chests[4], 9)
+    chests[2], chests[3], chests[4], chests[5] = 255 - chests[2], chests[3][::-1], np.full_like(chests[4], 9), 255 - chests[5]
     for i, chest in enumerate(chests): Image.fromarray(chest).save(folder/f"{i}.tif", **(dict(save_all=True, append_images=[grey.copy()]) if i == 5 else {}))
     (folder/"metadata.csv").write_text(HEAD + "".join(f"{i}.tif,{i},{i},PA,Text {i}.\n" for i in range(30)))
     data = prepare_data(DataConfig(source=str(folder), image_size=64, cache_dir=str(folder/"cache")))
     assert len(data.studies) == 30 and data.skipped == {
         "2 frontal": "frontal image: looks inverted", "3 frontal": "frontal image: looks upside down", "4 frontal": "frontal image: nearly one grey",
-        "5 frontal": "frontal image: only the first of 2 pages was read"}
+        "5 frontal": "frontal image: only the first of 2 pages was read; looks inverted"}
     titles = {ax.get_title() for ax in runs.contact_sheet(data).axes} - {""}
-    assert titles == {"2: looks inverted", "3: looks upside down", "4: nearly one grey", "5: only the first of 2 pages was read"}
+    assert titles == {"2: looks inverted", "3: looks upside down", "4: nearly one grey", "5: only the first of 2 pages was read; looks inverted"}
 
 
 def test_one_picture_under_two_patients(folder):
