@@ -195,8 +195,10 @@ def test_lab(lab, page, tmp_path):
     "JupyterLab opens 05_gradcam, runs its last section, and its explorer answers."
     page.goto(f"http://127.0.0.1:{lab}/lab/tree/nbs/05_gradcam.ipynb?reset")
     page.locator(".jp-RenderedMarkdown h2").first.wait_for(timeout=60_000)
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached", timeout=90_000) # cells sent before are lost
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.get_by_label("phrase").wait_for(timeout=240_000)
+    try: page.get_by_label("phrase").wait_for(timeout=240_000)
+    except api.TimeoutError as e: raise AssertionError(f"no explorer came; the page says: {page.inner_text('body')[:2000]}") from e
     use(page, tmp_path)
     assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").get_by_text("Traceback").count() == 0
