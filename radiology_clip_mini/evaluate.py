@@ -9,6 +9,7 @@ __all__ = ['study_table', 'directions', 'relevance_kinds', 'evaluate', 'load_riv
 # %% ../nbs/extras/evaluate.ipynb #00000004
 import json, warnings
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -164,7 +165,7 @@ def _prepared(run:Run, image_size:int, views:str, rows:np.ndarray) -> StudyData:
     chosen = choose_views(images.hashes != 0, views)
     lost = (chosen[rows] < 0).all(1).sum()
     if lost: raise ValueError(f"{lost} of {len(rows)} studies have no {views} image, all that the other model knows")
-    return replace(run.data, images=images, at=np.arange(len(chosen)), shown=chosen)
+    return replace(run.data, images=images, places=np.arange(len(chosen)), view_ids=chosen)
 
 # %% ../nbs/extras/evaluate.ipynb #0000002e
 def load_rival(name:str, # A run's folder, or what `load_model` takes
@@ -241,35 +242,7 @@ def main(): run_command(rclip_eval)
 if __name__ == "__main__" and globals().get("__spec__"): main()
 
 # %% ../nbs/extras/evaluate.ipynb #0000003b
-_CARD = """---
-library_name: radiology_clip_mini
-license: {license}
-tags: [clip, chest-x-ray, radiology, image-text-retrieval]
----
-# {name}
-
-A CLIP model for chest radiographs and reports: {model[image_encoder]} and {text}, {model[embed_dim]} dimensions.
-Load it with `CLIPMini.from_pretrained("owner/name")` of \
-[radiology_clip_mini](https://radiology-clip-mini.github.io/radiology-clip-mini).
-
-## Data
-{origin}; {counts}. Split by {data[split]}, fingerprint {info[data][fingerprint]}.
-
-## Retrieval on the {result[split]} split
-{result[n_queries]} queries, a gallery of {result[n_gallery]}; 95 % intervals in brackets.
-
-{table}
-
-## Limits
-Not a medical device: not for diagnosis, triage or any decision about a patient. {limit} \
-A gallery of {result[n_gallery]} is small: recall falls as it grows.
-
-## Licence
-The code is MIT. {terms}
-
-Trained with seed {seed}, {train[epochs]} epochs at most, best epoch {info[best][epoch]}; \
-commit {info[git_commit]}, torch {info[versions][torch]}.
-"""
+_CARD = files("radiology_clip_mini")/"configs/model_card.md"
 
 # %% ../nbs/extras/evaluate.ipynb #0000003c
 _DRAWN = dict(license="mit", limit="It has never seen a real radiograph.", terms="The phantoms are drawn by that code.")
@@ -284,7 +257,7 @@ def model_card(run:Path) -> str: # A run's folder, evaluated
     drawn = config["data"]["source"] == "phantom"
     counts = info["data"]["counts"].items()
     parts = [f"{name}: {n['studies']:,} studies of {n['patients']:,} patients" for name, n in counts]
-    return _CARD.format(
+    return _CARD.read_text(encoding="utf-8").format(
         **config, **(_DRAWN if drawn else _REAL), name=run.name, info=info, result=result, counts=", ".join(parts),
         origin="Drawn chests (phantoms), no patients" if drawn else f"Source: {config['data']['source']}",
         text="its text encoder learned from the training reports" if text == "scratch" else text,

@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 
 from .command import run_command
-from .data import SPLITS
 from .gradcam import METHOD_NAMES, _show_answers, _show_question, grad_cam, own_rank
 from .gradcam import show_radiograph
 from .report import HEAT, Picture, figure_png
 from .runs import load_run
 from .search import Gallery, Query, answer, file_query, make_gallery, phrase_query, study_query
 from .search import word_effects
+from .splits import SPLITS
 
 # %% ../nbs/extras/explorer.ipynb #0000000a
 def image_uri(image:Image.Image, form:str="JPEG") -> str:

@@ -69,7 +69,7 @@ def _weigh(method:str, maps:torch.Tensor, grads:torch.Tensor) -> torch.Tensor: #
     weights = grads.mean((2, 3), keepdim=True) if method == "grad_cam" else grads
     return F.relu((weights * maps).sum(1))
 
-# %% ../nbs/05_gradcam.ipynb #00000020
+# %% ../nbs/05_gradcam.ipynb #5d913f09
 def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, present:torch.Tensor|None, cells:int,
                 reference:torch.Tensor, # (3, h, w) normalised, or (v, 3, h, w)
                 steps:int=8) -> tuple[torch.Tensor, torch.Tensor]: # Points on the way; (k, c, h', w') each
@@ -79,10 +79,12 @@ def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, pres
         _, start, _ = _embed_with_map(model, reference.expand_as(images), present, cells)
     shares = (np.arange(steps) + .5) / steps
     points = torch.cat([start + share*(end - start) for share in shares]).requires_grad_()
-    hook = part.register_forward_hook(lambda module, args, out: points.clone()) # the points take the map's place
+    hooks = [model.image_encoder.register_forward_pre_hook(lambda module, args: (args[0][:len(end)],)), # one copy ...
+             part.register_forward_hook(lambda module, args, out: points.clone())] # ... until the points take its place
     everywhere = None if present is None else present.repeat(steps, 1)
     try: emb = model.encode_image(torch.cat([images]*steps), everywhere)
-    finally: hook.remove()
+    finally:
+        for hook in hooks: hook.remove()
     texts = text_emb.expand(len(images), -1).repeat(steps, 1)
     slopes, = torch.autograd.grad((emb * texts).sum(), points)
     return end - start, slopes.unflatten(0, (steps, -1)).mean(0)
@@ -166,7 +168,7 @@ def study_cams(model:CLIPMini, data:StudyData, row:int, # Which study of the dat
                method:str="grad_cam", # One of `METHODS`
                reference:dict|None=None) -> dict[str, np.ndarray]: # For integrated: as `mean_pictures` gives it
     "View to its map, (h, w) in [0, 1]; 1 is the largest value of any view. Raises ValueError as `grad_cam`."
-    views, pixels = data.shown[row], data.pixels([row]) # -1 is a view that is not there
+    views, pixels = data.view_ids[row], data.pixels([row]) # -1 is a view that is not there
     if reference is not None:
         means = [reference.get(VIEWS[v], own) for v, own in zip(views, pixels[0])] # where no view is, any picture does
         reference = model.preprocess(np.stack(means))

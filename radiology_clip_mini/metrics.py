@@ -16,7 +16,7 @@ from scipy.sparse import csr_array, eye_array
 import torch
 
 from .command import progress
-from .sources import label_matrix
+from .findings import label_matrix
 from .uncertainty import summarise
 
 # %% ../nbs/04_metrics.ipynb #00000010

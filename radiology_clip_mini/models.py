@@ -307,21 +307,11 @@ def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict, present:to
     "Image and text embeddings, each (n, embed_dim) unit rows."
     return self.encode_image(images, present), self.encode_text(texts)
 
-# %% ../nbs/01_models.ipynb #0000004c
-def _first_half(net:nn.Module) -> list[nn.Module]:
-    "The first half of the modules that hold parameters of their own; of ResNet-18, all up to its second stage."
-    layers = [m for m in net.modules() if list(m.parameters(recurse=False))]
-    return layers[:len(layers)//2]
-
 # %% ../nbs/01_models.ipynb #0000004d
 @patch
-def freeze(self:CLIPMini, what:str) -> CLIPMini: # none, embeddings, text, image or stages
-    "Takes a part of the encoders out of training; projections, fusion and temperature always learn."
-    parts = dict(none=[], embeddings=[self.text_encoder.get_input_embeddings()],
-                 text=self.text_encoder.modules(), image=self.image_encoder.modules(),
-                 stages=_first_half(self.image_encoder) + _first_half(self.text_encoder))
-    for module in parts[what]:
-        for p in module.parameters(recurse=False): p.requires_grad_(False)
+def freeze(self:CLIPMini, what:str) -> CLIPMini: # none, text or image
+    "Takes an encoder out of training; projections, fusion and temperature always learn."
+    if what != "none": getattr(self, f"{what}_encoder").requires_grad_(False)
     return self
 
 # %% ../nbs/01_models.ipynb #00000051
@@ -346,7 +336,7 @@ def embed(model:CLIPMini, # On any device; its mode is given back as it was
     by_length = np.argsort([len(t) for t in texts], kind="stable")
     model.eval()
     for part in progress(in_order(len(rows), batch_size), "embedding", show, unit="batch"):
-        present = torch.from_numpy(data.shown[rows[part]] >= 0)
+        present = torch.from_numpy(data.view_ids[rows[part]] >= 0)
         images.append(model.encode_image(model.preprocess(data.pixels(rows[part])), present).float().cpu())
         words.append(model.encode_text([texts[i] for i in by_length[part]]).float().cpu())
     model.train(training)

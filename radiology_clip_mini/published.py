@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, BertConfig, CLIPImageProcessor, CLIPModel, PreTrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, BertConfig, PreTrainedConfig
 
 from .data import DataConfig
 from .models import CLIPMini, _explained
@@ -145,15 +145,15 @@ def token_counts(self:OpenClip, texts:list[str]) -> list[int]:
 
 # %% ../nbs/extras/published.ipynb #00000035
 class TransformersCLIP(PublishedModel):
-    "Any `CLIPModel` of transformers. Raises ValueError for an unsound folder, OSError where the hub does not give it."
+    "A CLIP or SigLIP of transformers. Raises ValueError for an unsound folder, OSError where the hub does not give it."
     def __init__(self, name:str): # A hub id, or a folder as the hub has it, with preprocessor_config.json
         with _clear_loading(name):
-            options = dict(dtype=torch.float32, weights_only=True, output_loading_info=True)
-            model, info = CLIPModel.from_pretrained(name, **options)
+            options = dict(dtype=torch.float32, weights_only=True, output_loading_info=True, trust_remote_code=False)
+            model, info = AutoModel.from_pretrained(name, **options)
             lost = sorted(info["missing_keys"])
             if lost: raise ValueError(f"{len(lost)} tensors are missing from the weights, such as {lost[0]}")
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            images = CLIPImageProcessor.from_pretrained(name)
+            images = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
             vision, text = model.config.vision_config, model.config.text_config
             _check_vocabulary(len(tokenizer), text.vocab_size)
         size, max_length = vision.image_size, text.max_position_embeddings
@@ -161,18 +161,22 @@ class TransformersCLIP(PublishedModel):
         self.tokenizer = tokenizer
 
 # %% ../nbs/extras/published.ipynb #00000037
+def _pooled(found) -> torch.Tensor: return getattr(found, "pooler_output", found)
+
 @patch
 def image_features(self:TransformersCLIP, images:torch.Tensor) -> torch.Tensor:
     "(b, 3, h, w) images as (b, d) rows of any length."
-    return self.model.visual_projection(self.model.vision_model(images).pooler_output)
+    return _pooled(self.model.get_image_features(pixel_values=images))
 
 # %% ../nbs/extras/published.ipynb #36afc0ce
 @patch
 def text_features(self:TransformersCLIP, texts:list[str]) -> torch.Tensor:
     "Texts as (b, d) rows of any length."
-    tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
-    encoded = self.model.text_model(tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device))
-    return self.model.text_projection(encoded.pooler_output)
+    siglip = self.model.config.model_type == "siglip"
+    padding = "max_length" if siglip else True
+    tokens = self.tokenizer(texts, padding=padding, truncation=True, max_length=self.max_length, return_tensors="pt")
+    if siglip: tokens.pop("attention_mask", None)
+    return _pooled(self.model.get_text_features(**tokens.to(self.device)))
 
 # %% ../nbs/extras/published.ipynb #6a61c69a
 @patch
@@ -197,6 +201,6 @@ def load_model(name:str|Path) -> PublishedModel|CLIPMini: # "hf-hub:" and an id,
     with _clear_loading(name): settings = dict(PreTrainedConfig.get_config_dict(name)[0])
     if {"model", "text"} <= settings.keys(): return _load_own(name)
     kind = settings.get("model_type")
-    if kind == "clip": return TransformersCLIP(name)
-    raise ValueError(f"{name} is a model of type {kind!r}; expected a CLIP of transformers (type 'clip'), "
+    if kind in ("clip", "siglip"): return TransformersCLIP(name)
+    raise ValueError(f"{name} is a model of type {kind!r}; expected one of transformers (type 'clip' or 'siglip'), "
                      "one of open_clip (on the hub, put hf-hub: before its id) or one saved by this project")

@@ -25,9 +25,10 @@ import torch
 import yaml
 
 from .command import home_path, write_atomic
-from .data import DataConfig, SPLITS, StudyData, fingerprint, fingerprints, leak_report, prepare_data
+from .data import DataConfig, StudyData, fingerprint, fingerprints, leak_report, prepare_data
 from .models import CLIPMini, ModelConfig
 from .report import Picture
+from .splits import SPLITS
 
 # %% ../nbs/extras/runs.ipynb #00000009
 @dataclass
@@ -47,7 +48,7 @@ class TrainConfig:
     schedule: Literal["constant", "cosine"] = "constant" # Of the learning rate, after the warm-up
     weight_decay: float = 1e-4 # Of AdamW; not on biases, norms and the temperature
     grad_clip: float = 1.0 # Longest gradient, as a norm over all parameters
-    freeze: Literal["none", "embeddings", "text", "image", "stages"] = "none" # stages: the first half of both encoders
+    freeze: Literal["none", "text", "image"] = "none" # Which encoder stays as it is
     freeze_norm: bool = False # BatchNorm keeps its statistics: for small batches and pretrained encoders
     augment: bool = False # Rotate, crop and light each image a little differently each time
     amp: bool = False # Half precision where the device is fast at it and it is safe
@@ -258,7 +259,7 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
     counts = {}
     for s in SPLITS:
         rows = data.rows(s)
-        images = int((data.shown[rows] >= 0).sum())
+        images = int((data.view_ids[rows] >= 0).sum())
         counts[s] = dict(studies=len(rows), patients=len(data.splits[s]), images=images)
     skipped = _by_reason(data.skipped)
     return dict(config=asdict(config), versions=versions, git_commit=_git_commit(), device=str(device),
@@ -268,9 +269,10 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
 # %% ../nbs/extras/runs.ipynb #ccf977c2
 def contact_sheet(data:StudyData, most:int=24) -> Picture|None: # None where nothing was noticed
     "The pictures that something was noticed about, with their studies, eight in a row."
-    study = dict(zip(data.at.tolist(), data.studies["study_id"][:]))
+    study = dict(zip(data.places.tolist(), data.studies["study_id"][:]))
     readable = {place: what for place, what in data.images.reasons.items() if data.images.hashes[place]}
-    odd = [(row, v, what) for (row, v), what in readable.items() if row in study]
+    used = set(zip(np.repeat(data.places, data.view_ids.shape[1]).tolist(), data.view_ids.ravel().tolist()))
+    odd = [(row, v, what) for (row, v), what in readable.items() if (row, v) in used]
     if not odd: return None
     n_rows = -(-min(len(odd), most) // 8)
     fig = Picture(12, 2*n_rows)

@@ -28,7 +28,7 @@ from .command import progress
 from .data import StudyData, fingerprint
 from .metrics import expected_rank
 from .models import CLIPMini, embed
-from .sources import label_matrix, plain_finding
+from .findings import label_matrix, plain_finding
 
 # %% ../nbs/extras/search.ipynb #0000000a
 def corpus_key(model:CLIPMini, data:StudyData, rows:np.ndarray, shard_size:int) -> str: # (n,) row numbers
@@ -212,7 +212,7 @@ def studies_with(labels:list[list[str]]) -> dict[str, np.ndarray]: # Of n studie
 def mean_pictures(data:StudyData, rows:np.ndarray) -> dict[str, np.ndarray]: # View to its picture, (h, w) uint8
     "The mean picture of each view that is there among some studies, such as those in training; of 500 at most."
     spread = np.linspace(0, len(rows) - 1, min(len(rows), 500)).astype(int)
-    places, images = data.at[rows[spread]], data.images
+    places, images = data.places[rows[spread]], data.images
     def mean(v):
         there = places[images.hashes[places, v] != 0]
         return images.read(there, np.full(len(there), v)).mean(0).round().astype(np.uint8)
@@ -265,7 +265,7 @@ def find(self:Gallery, study_id:str) -> int:
 @patch
 def views(self:Gallery, i:int) -> dict[str, np.ndarray]: # frontal and lateral, those that are there, (h, w) uint8
     "All radiographs of the i-th study."
-    place, images = self.data.at[[self.rows[i]]], self.data.images
+    place, images = self.data.places[[self.rows[i]]], self.data.images
     return {name: images.read(place, np.array([v]))[0] for v, name in enumerate(VIEWS) if images.hashes[place, v]}
 
 # %% ../nbs/extras/search.ipynb #00000061

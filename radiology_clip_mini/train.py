@@ -25,7 +25,7 @@ from .checkpoints import Control, History, Progress, average_gradients, finish_r
 from .checkpoints import keep_memory, keep_on_device, last_good, load_checkpoint, own_rows, process
 from .checkpoints import save_checkpoint, seed_step
 from .command import clear_errors, readable_time, write_atomic
-from .data import SPLITS, SentenceTable, StudyData, augment, batches
+from .data import SentenceTable, StudyData, augment, batches
 from .data import epoch_batches, normalise, prepare_data, skip_summary
 from .loss import backward_in_chunks, clamp_logit_scale_, clip_loss, refuse_batch_norm
 from .loss import sentence_loss, sigmoid_loss
@@ -33,6 +33,7 @@ from .metrics import retrieval_metrics
 from .models import CLIPMini, embed
 from .runs import Config, TrainConfig, check_config, check_writable, describe_run, flat_settings
 from .runs import parse_config, parse_words, read_run, resume_config, resume_folder, start_folder
+from .splits import SPLITS
 
 # %% ../nbs/03_train.ipynb #00000017
 def param_groups(model:CLIPMini, weight_decay:float,

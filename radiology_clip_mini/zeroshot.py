@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .sources import label_matrix, plain_finding
+from .findings import label_matrix, plain_finding
 from .uncertainty import LEVELS, patient_counts
 
 # %% ../nbs/extras/zeroshot.ipynb #00000009

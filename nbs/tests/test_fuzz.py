@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from radiology_clip_mini import cache, checkpoints, data, models, published, runs, search, sources, train
+from radiology_clip_mini import cache, checkpoints, data, findings, models, published, runs, search, sources, train
 from radiology_clip_mini.command import clear_errors
 from radiology_clip_mini.data import DataConfig, read_studies
 
@@ -202,8 +202,8 @@ def test_any_source(home, source, monkeypatch):
 @given(st.text(max_size=60), st.dictionaries(st.sampled_from(sources.TEXT_PRIORITY), st.none() | st.floats() | st.text(max_size=20)))
 def test_any_text(term, record):
     SEEN["text"] += 1
-    labels = sources.mesh_labels(term)
-    assert labels == sorted(set(labels)) and all(sources.plain_finding(x) in [*sources.FINDINGS, "other"] for x in labels)
+    labels = findings.mesh_labels(term)
+    assert labels == sorted(set(labels)) and all(findings.plain_finding(x) in [*findings.FINDINGS, "other"] for x in labels)
     assert (text := sources.pick_text(record)) == text.strip() and sources.image_key(term) == sources.image_key(sources.image_key(term) + ".png")
     ids = data.text_ids([term, term, text])
     assert ids[0] == ids[1]
