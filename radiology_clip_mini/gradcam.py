@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CELLS', 'METHODS', 'METHOD_NAMES', 'similarity_maps', 'phrase_cams', 'grad_cam', 'study_cams', 'show_radiograph',
-           'gradcam_figure', 'own_rank', 'retrieval_grid', 'study_phrases', 'finding_boxes', 'visualise_run',
-           'rclip_viz', 'main']
+           'gradcam_figure', 'own_rank', 'retrieval_grid', 'query_maps', 'answer_figure', 'study_phrases',
+           'finding_boxes', 'visualise_run', 'rclip_viz', 'main']
 
 # %% ../nbs/05_gradcam.ipynb #00000004
 import textwrap
@@ -230,11 +230,13 @@ def _show_report(ax:Axes, text:str, title:str="") -> None:
     ax.set(xticks=[], yticks=[])
 
 # %% ../nbs/05_gradcam.ipynb #00000051
-def own_rank(gallery:Gallery, query:Query) -> str:
+def own_rank(gallery:Gallery, query:Query, finding:str|None=None) -> str: # Among studies with this finding
     "Where the study that asks stands among the answers, as ranks.csv has it; empty for a question from outside."
-    if query.place is None: return ""
-    own = "radiograph" if query.text else "report"
-    return f"own {own}: rank {rank_of(gallery.corpus, query.column, query.emb, query.place):g} of {len(gallery):,}"
+    if query.place is None or query.find: return ""
+    own, among = "radiograph" if query.text else "report", gallery.findings[finding] if finding else None
+    if finding and not among[query.place]: return f"own {own}: not among these"
+    n = len(gallery) if among is None else among.sum()
+    return f"own {own}: rank {rank_of(gallery.corpus, query.column, query.emb, query.place, among):g} of {n:,}"
 
 # %% ../nbs/05_gradcam.ipynb #00000053
 def _show_question(ax:Axes, gallery:Gallery, query:Query) -> None:
@@ -264,6 +266,51 @@ def retrieval_grid(gallery:Gallery, i:int=0, k:int=4) -> Figure: # Which study a
         query = study_query(gallery, i, by)
         _show_question(first, gallery, query)
         _show_answers(others, gallery, query, answer(gallery, query, k))
+    return fig
+
+# %% ../nbs/05_gradcam.ipynb #00000015
+def query_maps(gallery:Gallery, queries:list[Query],
+               pixels:np.ndarray, report:str, # (h, w) uint8, and what the map is for, where a radiograph asks
+               view:str="frontal", # Whose mean picture in the gallery is compared with
+               method:str="integrated") -> np.ndarray: # One of `METHODS`; (queries, h, w) in [0, 1]
+    "The heat maps that belong to an answer, all on one scale."
+    reference = gallery.means.get(view, gallery.means.get("frontal")) if method == "integrated" else None
+    texts = [(query.text or report, query.minus) for query in queries]
+    return phrase_cams(gallery.model, pixels, texts, method, reference)
+
+# %% ../nbs/05_gradcam.ipynb #00000016
+def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
+    "Radiographs, and below them the same with their maps."
+    fig = Picture(2.3*len(found), 5.3)
+    above, below = fig.subplots(2, len(found), squeeze=False)
+    _show_answers(above, gallery, query, found)
+    for ax, (i, _) in zip(below, found):
+        pixels, view = gallery.pixels(i), gallery.view(i)
+        show_radiograph(ax, pixels, query_maps(gallery, [query], pixels, "", view, method)[0], view=view)
+    return fig
+
+# %% ../nbs/05_gradcam.ipynb #00000017
+def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
+    "The map for the nearest report, the radiograph itself, and the reports."
+    view, pixels = next(iter(query.views.items()))
+    nearest_report = gallery.study(found[0][0])["text"]
+    fig = Picture(2.3*(len(found)+2), 3)
+    mapped, question, *answers = fig.subplots(1, len(found)+2)
+    cam = query_maps(gallery, [query], pixels, nearest_report, view, method)[0]
+    show_radiograph(mapped, pixels, cam, "map for the nearest report", view=view)
+    _show_question(question, gallery, query)
+    _show_answers(answers, gallery, query, found)
+    return fig
+
+# %% ../nbs/05_gradcam.ipynb #00000019
+def answer_figure(gallery:Gallery, query:Query, # Whom to ask, and what
+                  k:int=4, finding:str|None=None, # How many answers; only studies with this finding, all for None
+                  method:str="integrated") -> Figure: # One of `METHODS`
+    "The k studies nearest to a question, with heat maps."
+    found = answer(gallery, query, k, finding)
+    fig = (_phrase_figure if query.text else _radiograph_figure)(gallery, query, found, method)
+    fig.suptitle(textwrap.fill(query.name, 30*len(found)), fontsize=9, parse_math=False)
+    fig.supxlabel("radiology_clip_mini; research and education only, not for clinical decisions", fontsize=6)
     return fig
 
 # %% ../nbs/05_gradcam.ipynb #0000005c

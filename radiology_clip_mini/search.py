@@ -177,9 +177,11 @@ def nearest(corpus:Dataset, # As `embed_corpus` gives it, or any dataset with un
 
 # %% ../nbs/extras/search.ipynb #00000036
 def rank_of(corpus:Dataset, column:str, # As for `nearest`
-            query, place:int) -> float: # (d,) unit vector, and the line that is looked for; 1 is best
-    "The rank of one line among all, ties shared."
+            query, place:int, # (d,) unit vector, and the line that is looked for
+            among:np.ndarray|None=None) -> float: # (n,) bool, which lines may answer; None for all; 1 is best
+    "The rank of one line among those that may answer, ties shared."
     scores = np.concatenate([block @ query for block in _blocks(corpus, column)])
+    if among is not None: scores[~among] = -np.inf
     return float(expected_rank((scores > scores[place]).sum(), (scores == scores[place]).sum(), 1))
 
 # %% ../nbs/extras/search.ipynb #0000003a
@@ -278,9 +280,10 @@ class Query:
     minus: str|None = None # A phrase that was taken away
     views: dict|None = None # The radiograph's views, each (h, w) uint8
     place: int|None = None # The study it is from, where it is in the gallery
+    find: str|None = None # What answers: image_emb or text_emb; None for the other kind than what asks
 
     @property
-    def column(self) -> str: return "image_emb" if self.text else "text_emb"
+    def column(self) -> str: return self.find or ("image_emb" if self.text else "text_emb")
 
 # %% ../nbs/extras/search.ipynb #00000063
 @torch.no_grad()

@@ -100,71 +100,144 @@ def upload(page, path):
     chooser.value.set_files(path)
 
 
+def drop(page, path):
+    "A file dropped on the page."
+    files = page.evaluate_handle("([name, bytes]) => { const d = new DataTransfer(); d.items.add(new File([new Uint8Array(bytes)], name)); return d }",
+                                 [path.name, list(path.read_bytes())])
+    page.dispatch_event(".rclip .panels", "drop", dict(dataTransfer=files))
+
+
 def use(page, tmp_path):
-    "What a user does, by keyboard where that is possible."
+    "What a user does, by keyboard and by mouse."
     box, heat = page.locator(".rclip"), page.locator(".rclip img.heat")
-    heading, alert = box.get_by_text("nearest to:"), box.get_by_role("alert")
+    heading, alert, phrase = box.locator("h4"), box.get_by_role("alert"), box.get_by_label("phrase", exact=True)
     cards = box.get_by_role("button", name=re.compile(r"^\d+: cosine"))
-    box.get_by_label("phrase").fill("large heart")
-    page.keyboard.press("Enter")
+    api.expect(heading).to_contain_text("Radiographs nearest to:") # it opens with an answer
     api.expect(heat).to_have_count(2)
-    api.expect(heading).to_have_text("Radiographs nearest to: large heart")
-    api.expect(cards).to_have_count(4)
-    api.expect(box.locator("span[title^='+'], span[title^='-']").first).to_be_visible()
-    first = box.locator("small").locator("..").inner_text()
-    cards.nth(1).focus()
-    page.keyboard.press("Enter")
-    api.expect(box.locator("small").locator("..")).not_to_have_text(first)
-    box.locator(".noUi-handle").nth(1).focus()
+    n_maps = heat.count()
+    chip = box.locator(".chip").first
+    name = chip.inner_text().split(" (")[0]
+    chip.click()
+    api.expect(heading).to_contain_text(f"Radiographs nearest to: {name}")
+    phrase.fill("large heart") # asked when typing stops
+    api.expect(heading).to_contain_text("Radiographs nearest to: large heart")
+    api.expect(cards).to_have_count(6)
+    api.expect(box.locator(".report span[title]").first).to_be_visible()
+    api.expect(box).not_to_have_class(re.compile("busy"))
+    report = box.locator(".report").inner_text()
+    cards.nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    api.expect(cards.nth(1)).to_be_focused()
+    api.expect(cards.nth(1)).to_have_attribute("data-open", "")
+    api.expect(box.locator(".report")).not_to_have_text(report)
+    cards.nth(2).click()
+    api.expect(cards.nth(2)).to_have_attribute("data-open", "")
+    box.get_by_label("heat map").focus()
     page.keyboard.press("ArrowLeft")
     api.expect(heat.first).to_have_css("opacity", "0.6")
     (tmp_path/"broken.png").write_bytes(b"no picture")
     upload(page, tmp_path/"broken.png")
     api.expect(alert).to_contain_text("broken.png is no PNG, JPEG or DICOM that can be read")
-    api.expect(heading).to_have_text("Radiographs nearest to: large heart")
+    api.expect(heading).to_contain_text("Radiographs nearest to: large heart")
     load_studies("phantom", phantoms=24, image_size=64)[0]["frontal"].save(tmp_path/"own.png")
     upload(page, tmp_path/"own.png")
-    api.expect(heading).to_have_text("Reports nearest to: file own.png")
+    api.expect(heading).to_contain_text("Reports nearest to: file own.png")
     api.expect(alert).to_have_count(0)
+    box.get_by_label("look for").select_option("radiographs")
+    api.expect(heading).to_contain_text("Radiographs nearest to: file own.png")
+    box.get_by_label("look for").select_option("reports")
+    phrase.press("Enter") # the same words again, after something else was asked
+    api.expect(heading).to_contain_text("Radiographs nearest to: large heart")
+    (tmp_path/"own.png").rename(tmp_path/"dropped.png")
+    drop(page, tmp_path/"dropped.png")
+    api.expect(heading).to_contain_text("Reports nearest to: file dropped.png")
     box.get_by_label("asked").select_option("large heart")
-    api.expect(heading).to_have_text("Radiographs nearest to: large heart")
+    api.expect(heading).to_contain_text("Radiographs nearest to: large heart")
+    box.get_by_label("second phrase").fill("small heart")
+    api.expect(heading).to_have_count(2)
+    api.expect(heat).to_have_count(2*n_maps)
+    api.expect(box).not_to_have_class(re.compile("busy"))
+    box.get_by_label("second phrase").fill("")
+    api.expect(heading).to_have_count(1)
     page.wait_for_function("[...document.querySelectorAll('.rclip img')].every(i => i.naturalWidth > 0)")
 
 
+def look_closer(page):
+    "Zoom by keys and wheel, moving by dragging, window and level by dragging with Shift, and back."
+    film, style = page.locator(".rclip .film").first, lambda name: float(page.locator(".rclip .opened").evaluate(f"e => e.style.getPropertyValue('--{name}')"))
+    film.focus()
+    page.keyboard.press("+")
+    assert style("zoom") == pytest.approx(1.3)
+    film.hover()
+    page.mouse.wheel(0, -100)
+    page.wait_for_function("document.querySelector('.rclip .opened').style.getPropertyValue('--zoom') > 1.4")
+    x, y = (film.bounding_box()[side] + 60 for side in ("x", "y"))
+    for key in (None, "Shift"):
+        if key: page.keyboard.down(key)
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 30, y + 15)
+        page.mouse.up()
+        if key: page.keyboard.up(key)
+    assert (style("x"), style("y")) == (30, 15) and style("contrast") > 1 > style("bright")
+    film.focus()
+    page.keyboard.press("0")
+    assert [style(name) for name in ("zoom", "x", "y", "bright", "contrast")] == [1, 0, 0, 1, 1]
+
+
 def save(page):
-    "The answer as a picture: by keyboard, since pictures that still arrive move the button."
-    box = page.locator(".rclip")
-    with page.expect_download() as saved:
-        box.get_by_role("button", name="save figure").press("Enter")
-        box.get_by_role("link", name="large-heart.png").press("Enter")
-    assert Path(saved.value.path()).read_bytes()[:4] == b"\x89PNG"
+    "The answer as a picture."
+    with page.expect_download() as saved: page.locator(".rclip").get_by_role("button", name="save figure").press("Enter")
+    assert saved.value.suggested_filename == "large-heart.png" and Path(saved.value.path()).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_page(app, page, tmp_path):
-    "As a page of its own: usable, also on a telephone, and what reports hold stays text."
+    "As a page of its own: usable, also on a telephone; what reports hold stays text, and nothing is asked of other computers."
+    answered = set()
+    page.on("response", lambda response: answered.add(response.url.split(":")[0] + ":" + response.url.split("/")[2]))
     page.goto(f"http://127.0.0.1:{app[1]}/")
-    page.get_by_label("phrase").wait_for(timeout=90_000)
+    page.locator(".rclip .card").first.wait_for(timeout=90_000)
     use(page, tmp_path)
+    look_closer(page)
     save(page)
+    assert {place for place in answered if place.startswith("http")} == {f"http:127.0.0.1:{app[1]}"}
     assert page.locator(".rclip").get_by_text("<script>document.title").count() and page.locator(".rclip script, .rclip img[src=x]").count() == 0
     assert page.title() != "evil"
     names = []
-    page.get_by_label("phrase").focus()
-    for _ in range(20):
-        names.append(page.evaluate("(e => e.tagName + ' ' + (e.innerText || e.title || e.ariaLabel || e.placeholder))(document.activeElement)"))
+    page.get_by_label("phrase", exact=True).focus()
+    for _ in range(40):
+        names.append(page.evaluate("(e => e.tagName + ' ' + (e.ariaLabel || e.innerText || e.title))(document.activeElement)"))
         page.keyboard.press("Tab")
-    assert all(any(word in name for name in names) for word in ("large heart", "(nothing)", "id of a study", "any", "your own", "1: cosine", "4: cosine", "save figure")), names
+    assert all(any(word in name for name in names) for word in ("phrase", "minus", "radiograph", "any", "your own", "1: cosine", "6: cosine", "heat map", "save figure")), names
+    page.set_viewport_size(dict(width=1440, height=1000))
+    right = max(box["x"] + box["width"] for box in (card.bounding_box() for card in page.locator(".rclip .card").all()))
+    assert right > 1380 # the answers fill the window
     page.set_viewport_size(dict(width=390, height=844))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_link(app, page):
+    "The address holds the question, so a link opens it again."
+    page.goto(f"http://127.0.0.1:{app[1]}/#do=phrase&phrase=nodule&second=effusion")
+    headings = page.locator(".rclip h4")
+    api.expect(headings).to_have_count(2, timeout=90_000)
+    assert [text.strip() for text in headings.all_inner_texts()] == ["Radiographs nearest to: nodule", "Radiographs nearest to: effusion"]
+    page.locator(".rclip .chip").first.click()
+    api.expect(headings).to_have_count(1)
+    assert "phrase=nodule" not in page.url and "do=phrase" in page.url
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no Ctrl-C to one process")
-def test_ctrl_c_ends_it(app):
+def test_ctrl_c_ends_it(app, page):
+    "Ctrl-C ends all of it, and a page that is still open says so."
     process, port = app
+    page.goto(f"http://127.0.0.1:{port}/")
+    page.locator(".rclip .card").first.wait_for(timeout=90_000)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 0
     assert not psutil.wait_procs(family, timeout=10)[1]
+    api.expect(page.get_by_text("The program behind this page has ended")).to_be_visible(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +271,7 @@ def test_lab(lab, page, tmp_path):
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached", timeout=90_000) # cells sent before are lost
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    try: page.get_by_label("phrase").wait_for(timeout=240_000)
+    try: page.locator(".rclip .card").first.wait_for(timeout=240_000)
     except api.TimeoutError as e: raise AssertionError(f"no explorer came; the page says: {page.inner_text('body')[:2000]}") from e
     use(page, tmp_path)
     assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").get_by_text("Traceback").count() == 0
