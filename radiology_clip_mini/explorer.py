@@ -21,7 +21,7 @@ from .gradcam import METHOD_NAMES, answer_figure, own_rank, query_maps
 from .report import HEAT, figure_png
 from .runs import load_run
 from .search import Gallery, Query, answer, file_query, make_gallery, phrase_query, study_query
-from .search import word_effects
+from .search import rank_of, word_effects
 from .splits import SPLITS
 
 # %% ../nbs/extras/explorer.ipynb #0000000a
@@ -113,6 +113,14 @@ def _picture(pixels:np.ndarray, title:str, view:str, boxes:list=()) -> dict: # (
     return dict(src=image_uri(Image.fromarray(pixels)), title=title, right=view == "frontal", boxes=drawn,
                 size=pixels.shape[::-1])
 
+# %% ../nbs/extras/explorer.ipynb #bbbde70f
+@patch
+def _standing(self:Explorer, query:Query, i:int) -> str:
+    "A phrase, the cosine of the i-th radiograph with it, and that radiograph's rank among all."
+    corpus = self.gallery.corpus
+    cosine, rank = corpus[i]["image_emb"] @ query.emb, rank_of(corpus, "image_emb", query.emb, i)
+    return f"{query.name}: cosine {cosine:.2f}, rank {rank:g} of {len(corpus):,}"
+
 # %% ../nbs/extras/explorer.ipynb #753f0a42
 @patch
 def open(self:Explorer, panel:int=0, n:int=0) -> None:
@@ -122,7 +130,7 @@ def open(self:Explorer, panel:int=0, n:int=0) -> None:
     boxes, pictures = study.get("boxes") or [], []
     for view, pixels in (query.views or views).items():
         for q in self.queries:
-            title = f"{view}, map for {q.name if q.text else 'this report'}"
+            title = f"{view}, map for {self._standing(q, i) if q.text else 'this report'}"
             pictures.append(_picture(pixels, title, view, [] if query.views else boxes))
     if query.views: pictures += [_picture(p, f"{v} of {study['study_id']}", v, boxes) for v, p in views.items()]
     findings = ", ".join(study["labels"]) or "no finding labelled"

@@ -268,7 +268,7 @@ def retrieval_grid(gallery:Gallery, i:int=0, k:int=4) -> Figure: # Which study a
         _show_answers(others, gallery, query, answer(gallery, query, k))
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #00000015
+# %% ../nbs/05_gradcam.ipynb #b790daea
 def query_maps(gallery:Gallery, queries:list[Query],
                pixels:np.ndarray, report:str, # (h, w) uint8, and what the map is for, where a radiograph asks
                view:str="frontal", # Whose mean picture in the gallery is compared with
@@ -278,7 +278,7 @@ def query_maps(gallery:Gallery, queries:list[Query],
     texts = [(query.text or report, query.minus) for query in queries]
     return phrase_cams(gallery.model, pixels, texts, method, reference)
 
-# %% ../nbs/05_gradcam.ipynb #00000016
+# %% ../nbs/05_gradcam.ipynb #b3ea9c59
 def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
     "Radiographs, and below them the same with their maps."
     fig = Picture(2.3*len(found), 5.3)
@@ -289,7 +289,7 @@ def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], 
         show_radiograph(ax, pixels, query_maps(gallery, [query], pixels, "", view, method)[0], view=view)
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #00000017
+# %% ../nbs/05_gradcam.ipynb #e732add9
 def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
     "The map for the nearest report, the radiograph itself, and the reports."
     view, pixels = next(iter(query.views.items()))
