@@ -6,7 +6,7 @@
 __all__ = ['image_uri', 'heat_image', 'Explorer', 'explore', 'rclip_app', 'main']
 
 # %% ../nbs/extras/explorer.ipynb #00000004
-import base64, io, os, re, tempfile
+import base64, copy, io, os, re, tempfile
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -66,7 +66,8 @@ def _examples(gallery:Gallery) -> list[tuple[str, int]]:
 class Explorer:
     "A page over a gallery: ask by a phrase or by a radiograph, and open what is found."
     def __init__(self, gallery:Gallery, k:int=6): # `make_gallery(run.model, run.data)`, and how many results at first
-        self.gallery, self.queries, self.found, self.asked = gallery, [], [], {}
+        own = replace(gallery, model=copy.deepcopy(gallery.model), corpus=gallery.corpus.with_format("numpy"))
+        self.gallery, self.queries, self.found, self.asked = own, [], [], {}
         self.settings = dict(k=min(k, 12, len(gallery)), finding="", method="integrated", find="")
         examples = _examples(gallery)
         among = [(f"{name} ({who.sum():,})", name) for name, who in gallery.findings.items()]
@@ -74,7 +75,7 @@ class Explorer:
         self.page = _page(dict(examples=examples, findings=[("all studies", ""), *among], ids=gallery.ids[:100],
                                methods=methods, k=self.settings["k"], most=min(12, len(gallery))))
         self.page.on_msg(self._hear)
-        self.ask(phrase_query(gallery, examples[0][0]))
+        self.ask(phrase_query(own, examples[0][0]))
 
     def _repr_mimebundle_(self, **kwargs): return self.page._repr_mimebundle_(**kwargs)
 
@@ -174,6 +175,14 @@ def _ask_any(self:Explorer) -> None:
     among = self.gallery.findings.get(self.settings["finding"], np.ones(len(self.gallery), bool))
     self.ask(study_query(self.gallery, int(np.random.choice(np.flatnonzero(among)))))
 
+@patch
+def _ask_file(self:Explorer, name:str, content:bytes) -> None:
+    "A radiograph from outside asks; a warning where it is unlike the radiographs of the gallery."
+    query = file_query(self.gallery, name, content)
+    self.ask(query)
+    if self.gallery.is_unlike(query.views["uploaded"]):
+        self.page.message = f"{name} is unlike all radiographs of this collection: what the model answers means little"
+
 # %% ../nbs/extras/explorer.ipynb #5b1ec140
 @patch
 def _hear(self:Explorer, page, said:dict, buffers:list) -> None:
@@ -182,13 +191,15 @@ def _hear(self:Explorer, page, said:dict, buffers:list) -> None:
     actions = dict(
         phrase=lambda: self._ask_words(said["phrase"], said.get("minus", ""), said.get("second", "")),
         study=lambda: self.ask(study_query(g, g.find(said["study"].strip()))), any=self._ask_any,
-        file=lambda: self.ask(file_query(g, said["name"], bytes(buffers[0]))),
+        file=lambda: self._ask_file(said["name"], bytes(buffers[0])),
         old=lambda: self.ask(*self.asked[said["name"]]), again=lambda: self.ask(*self.queries),
         open=lambda: self.open(said["panel"], said["n"]), save=self.save_figure)
     page.message = ""
     self.settings |= {name: said[name] for name in self.settings if name in said}
     try: actions[said["do"]]()
     except (ValueError, OSError) as e: page.message = str(e)
+    except Exception as e: # nobody would see it: a traceback of a message goes into a log
+        page.message = f"this went wrong: {type(e).__name__}: {e}"
     page.send(dict(done=True))
 
 # %% ../nbs/extras/explorer.ipynb #00000041

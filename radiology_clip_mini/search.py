@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from .cache import VIEWS, read_grey
+from .cache import VIEWS, read_grey, small_pictures
 from .command import progress
 from .data import StudyData, fingerprint
 from .metrics import expected_rank
@@ -238,6 +238,9 @@ class Gallery:
     @cached_property
     def means(self) -> dict[str, np.ndarray]: return mean_pictures(self.data, self.rows)
 
+    @cached_property
+    def likeness(self) -> tuple[np.ndarray, float]: return _own_likeness(self)
+
     def study(self, i:int) -> dict: # Without its images
         return self.table[int(self.rows[i])]
 
@@ -269,6 +272,20 @@ def views(self:Gallery, i:int) -> dict[str, np.ndarray]: # frontal and lateral, 
     "All radiographs of the i-th study."
     place, images = self.data.places[[self.rows[i]]], self.data.images
     return {name: images.read(place, np.array([v]))[0] for v, name in enumerate(VIEWS) if images.hashes[place, v]}
+
+# %% ../nbs/extras/search.ipynb #655e4fac
+def _own_likeness(gallery:Gallery) -> tuple[np.ndarray, float]:
+    "The gallery's pictures, 1,000 at most, as `small_pictures`, and how alike 99 % of them and their nearest are."
+    some = np.linspace(0, len(gallery) - 1, min(len(gallery), 1000)).astype(int)
+    small = small_pictures(np.stack([gallery.pixels(i) for i in some]))
+    nearest = (small @ small.T - 2*np.eye(len(small))).max(1)
+    return small, np.quantile(nearest, .01)
+
+@patch
+def is_unlike(self:Gallery, pixels:np.ndarray) -> bool: # (h, w) uint8, of the gallery's size
+    "Whether a picture is unlike all radiographs of the gallery, so that answers to it mean little."
+    small, least = self.likeness
+    return bool((small_pictures(pixels[None]) @ small.T).max() < least)
 
 # %% ../nbs/extras/search.ipynb #00000061
 @dataclass

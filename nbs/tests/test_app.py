@@ -1,5 +1,5 @@
 """The explorer in a real browser: in JupyterLab, and as the page of `rclip_app`. Skipped where there is no browser."""
-import http.client, json, os, re, shutil, signal, socket, subprocess, sys, time
+import http.client, json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +84,18 @@ def test_only_this_computer(app):
     foreign = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     foreign.request("GET", "/", headers={"Host": "evil.example"})
     assert foreign.getresponse().status == 403
+
+
+def test_foreign_page(app):
+    "A page from another origin gets no connection to the kernel, one from here does."
+    with urllib.request.urlopen(f"http://127.0.0.1:{app[1]}/", timeout=90) as response: html = response.read().decode()
+    kernel = re.search(r'"kernelId": ?"([0-9a-f-]+)"', html)[1]
+    def knock(origin):
+        connection = http.client.HTTPConnection("127.0.0.1", app[1], timeout=30)
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw=="}
+        connection.request("GET", f"/api/kernels/{kernel}/channels", headers=upgrade | {"Origin": origin})
+        return connection.getresponse().status
+    assert [knock(origin) for origin in ("http://evil.example", f"http://127.0.0.1:{app[1]}")] == [403, 101]
 
 
 @pytest.mark.parametrize("argv, status, message", [(["--ip=0.0.0.0"], 1, "unrecognized arguments: --ip"), ([], 1, "there is no latest model"), (["--split=dev"], 1, "there is no split 'dev'")])
