@@ -75,8 +75,9 @@ def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, pres
                 steps:int=8) -> tuple[torch.Tensor, torch.Tensor]: # Points on the way; (k, c, h', w') each
     "How the images' maps differ from the reference's, and the mean gradient of the score between the two."
     with torch.no_grad():
-        _, end, part = _embed_with_map(model, images, present, cells)
-        _, start, _ = _embed_with_map(model, reference.expand_as(images), present, cells)
+        both, twice = torch.cat([images, reference.expand_as(images)]), None if present is None else present.repeat(2, 1)
+        _, maps, part = _embed_with_map(model, both, twice, cells)
+        end, start = maps.chunk(2)
     shares = (np.arange(steps) + .5) / steps
     points = torch.cat([start + share*(end - start) for share in shares]).requires_grad_()
     hooks = [model.image_encoder.register_forward_pre_hook(lambda module, args: (args[0][:len(end)],)), # one copy ...

@@ -209,6 +209,7 @@ class CLIPMini(nn.Module):
         self.image_encoder, width = image_encoder(config.image_encoder, "none" if folder else config.image_weights)
         if config.grid > 1 or config.blocks:
             self.image_encoder, width = pool_in_grid(self.image_encoder, config.grid, config.blocks)
+        self.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
         text = _saved_text_encoder(Path(folder)) if folder else text_encoder(config.text_encoder, texts)
         self.text_encoder, self.tokenizer = text
         longest = getattr(self.text_encoder.config, "max_position_embeddings", config.max_length)
@@ -345,7 +346,7 @@ def embed(model:CLIPMini, # On any device; its mode is given back as it was
 # %% ../nbs/01_models.ipynb #00000059
 def untrained(model:CLIPMini, seed:int=0) -> CLIPMini:
     "A copy of the model with every layer's weights drawn anew."
-    fresh = copy.deepcopy(model)
+    fresh = copy.deepcopy(model).to(memory_format=torch.contiguous_format) # the numbers are drawn in this order
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in fresh.modules():

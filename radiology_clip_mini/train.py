@@ -198,7 +198,6 @@ def place(model:CLIPMini, t:TrainConfig, device:torch.device) -> None:
         torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if device.type == "cpu": keep_memory()
     model.to(device).freeze(t.freeze).train_mode(t.freeze_norm)
-    model.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
     if t.chunk_size: refuse_batch_norm(model)
 
 # %% ../nbs/03_train.ipynb #0000004a
