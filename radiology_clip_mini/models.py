@@ -332,16 +332,18 @@ def embed(model:CLIPMini, # On any device; its mode is given back as it was
           data:StudyData, rows:np.ndarray, # Studies and images, and which n of them
           batch_size:int=64, # For speed and memory only
           show:bool=True) -> tuple[np.ndarray, np.ndarray]: # A progress bar; (n, d) float32 each
-    "The image and text embeddings of some studies, in their order, in evaluation mode."
+    "The image and text embeddings of some studies, in their order, in evaluation mode; equal texts to the last bit."
     training, texts, images, words = model.training, data.texts(rows), [], []
-    by_length = np.argsort([len(t) for t in texts], kind="stable")
+    known = sorted(dict.fromkeys(texts), key=len)
     model.eval()
     for part in progress(in_order(len(rows), batch_size), "embedding", show, unit="batch"):
         present = torch.from_numpy(data.view_ids[rows[part]] >= 0)
         images.append(model.encode_image(model.preprocess(data.pixels(rows[part])), present).float().cpu())
-        words.append(model.encode_text([texts[i] for i in by_length[part]]).float().cpu())
+    for part in in_order(len(known), batch_size):
+        words.append(model.encode_text([known[i] for i in part]).float().cpu())
     model.train(training)
-    return torch.cat(images).numpy(), torch.cat(words).numpy()[np.argsort(by_length)]
+    place = {text: i for i, text in enumerate(known)}
+    return torch.cat(images).numpy(), torch.cat(words).numpy()[[place[text] for text in texts]]
 
 # %% ../nbs/01_models.ipynb #00000059
 def untrained(model:CLIPMini, seed:int=0) -> CLIPMini:
