@@ -75,7 +75,8 @@ def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, pres
                 steps:int=8) -> tuple[torch.Tensor, torch.Tensor]: # Points on the way; (k, c, h', w') each
     "How the images' maps differ from the reference's, and the mean gradient of the score between the two."
     with torch.no_grad():
-        both, twice = torch.cat([images, reference.expand_as(images)]), None if present is None else present.repeat(2, 1)
+        both = torch.cat([images, reference.expand_as(images)])
+        twice = None if present is None else present.repeat(2, 1)
         _, maps, part = _embed_with_map(model, both, twice, cells)
         end, start = maps.chunk(2)
     shares = (np.arange(steps) + .5) / steps
