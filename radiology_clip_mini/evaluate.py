@@ -19,7 +19,7 @@ import pandas as pd
 
 from .cache import build_cache
 from .command import Stages, run_command, write_atomic
-from .data import StudyData, choose_views, fingerprint
+from .data import StudyData, choose_views
 from .metrics import BLOCK, Similarity, always_normal, cosine_blocks, equal_relevance
 from .metrics import finding_relevance, no_preference, perfect_reader, rows_of, score_blocks
 from .models import CLIPMini, embed, untrained
@@ -188,10 +188,9 @@ def load_rival(name:str, # A run's folder, or what `load_model` takes
     return model.name, model, _prepared(run, model.image_size, "any", rows)
 
 # %% ../nbs/extras/evaluate.ipynb #00000035
-def _file_ending(run:Run) -> str:
+def _file_ending(result:dict) -> str: # As `evaluate_run` gives it
     "What the names of the files end in: nothing for the run's own data, else digits of the data's fingerprint."
-    now = data_marks(run.data)
-    return f"-{now['fingerprint'][:8]}" if what_changed(run.info["data"], now) else ""
+    return f"-{result['data']['fingerprint'][:8]}" if "data" in result else ""
 
 def plain_cell(value):
     "The same, unless a spreadsheet would take it for a formula: then with an apostrophe before it."
@@ -206,8 +205,9 @@ def evaluate_run(run:Run, # A trained model and its data
     loaded = [load_rival(path, run, split) for path in compare]
     rivals = {name: rival for name, *rival in loaded}
     result, ranks = evaluate(run.model, run.data, split, unique_texts, rivals)
-    end, texts = _file_ending(run), dict(zip(run.data.studies["study_id"], run.data.studies["text"]))
-    if end: result["data"] = dict(source=run.info["config"]["data"]["source"], fingerprint=fingerprint(run.data))
+    now, source = data_marks(run.data), run.info["config"]["data"]["source"]
+    if what_changed(run.info["data"], now): result["data"] = dict(source=source, fingerprint=now["fingerprint"])
+    end, texts = _file_ending(result), dict(zip(run.data.studies["study_id"], run.data.studies["text"]))
     page = markdown_report(result, failure_table(ranks, texts))
     write_atomic(run.folder/f"ranks{end}.csv", ranks.map(plain_cell).to_csv(index=False, lineterminator="\n"))
     write_atomic(run.folder/f"metrics{end}.json", json.dumps(result, indent=1))
@@ -233,7 +233,7 @@ def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run
     if compare:
         print("\ncompared on the same studies; a difference above 0 is the other model's advantage (for MedR, below 0)")
         print(comparison_table(result))
-    end = _file_ending(run)
+    end = _file_ending(result)
     print(f"written to {run.folder}: metrics{end}.json and .md, ranks{end}.csv, viz/evaluation{end}.png; {stages}. "
           "Next: rclip_viz")
 

@@ -81,7 +81,8 @@ function render({ model, el }) {
   const say = (what, buffers) => { root.classList.add("busy"); model.send({ ...form, ...what }, undefined, buffers); };
   const link = (question) => { if (setup.linked) history.replaceState(null, "", `#${new URLSearchParams(question)}`); };
   const ask = (question) => { link(question); say(question); };
-  const open = (panel, n) => say({ do: "open", panel, n });
+  let place = { panel: 0, n: 0 }; // of the answer that is open
+  const open = (panel, n) => { place = { panel, n }; say({ do: "open", ...place }); };
 
   let timer; // a phrase is asked when typing stops, or at once with Enter
   const words = () => ({ do: "phrase", phrase: phrase.value, minus: minus.value, second: second.value });
@@ -91,7 +92,7 @@ function render({ model, el }) {
   const texts = [["phrase", "e.g. large heart"], ["minus", "(nothing)"], ["second phrase", "to compare with"]]
     .map(([label, placeholder]) => field(label, { type: "search", placeholder, ...typed }));
   const [phrase, minus, second] = texts.map((label) => label.lastChild);
-  const setPhrase = (text) => { [phrase.value, minus.value, second.value] = [text, "", ""]; };
+  const setPhrase = (text = "", less = "", other = "") => { [phrase.value, minus.value, second.value] = [text, less, other]; };
   const chips = setup.examples.map(([text, n]) => make("button", { class: "chip",
     onclick: () => { setPhrase(text); ask(words()); } }, n ? `${text} (${n.toLocaleString()})` : text));
 
@@ -103,7 +104,8 @@ function render({ model, el }) {
   const picker = make("input", { type: "file", accept: ".png,.jpg,.jpeg,.dcm", hidden: "",
     onchange: async () => { await send(picker.files[0]); picker.value = ""; } });
   const own = make("button", { title: "PNG, JPEG or DICOM; or drop a file anywhere", onclick: () => picker.click() }, "your own");
-  const setting = (name, label, options) => choice(label, options, (event) => { form[name] = event.target.value; say({ do: "again" }); });
+  const setting = (name, label, options, then = () => say({ do: "again" })) =>
+    choice(label, options, (event) => { form[name] = event.target.value; then(); });
   const k = field("results", { type: "range", min: 1, max: setup.most, value: setup.k,
     onchange: (event) => { form.k = +event.target.value; say({ do: "again" }); } });
   const asked = choice("asked", [], (event) => say({ do: "old", name: event.target.value }));
@@ -120,7 +122,7 @@ function render({ model, el }) {
 
   root.append(line(...texts), line(...chips), line(study, ids, any, own, picker, k, setting("finding", "among", setup.findings),
     setting("find", "look for", [["reports", ""], ["radiographs", "image_emb"]]), asked), gone, message, panels, opened,
-    line(heat, setting("method", "map by", setup.methods), save));
+    line(heat, setting("method", "map by", setup.methods, () => open(place.panel, place.n)), save));
   root.addEventListener("dragover", (event) => event.preventDefault());
   root.addEventListener("drop", (event) => { event.preventDefault(); send(event.dataTransfer.files[0]); });
   viewer(opened);
@@ -133,6 +135,7 @@ function render({ model, el }) {
   const show = { // what is drawn when a value of Python changes
     message: (text) => { message.textContent = text; message.hidden = !text; },
     answers: (found) => {
+      place = { panel: 0, n: 0 };
       panels.replaceChildren(...found.map((panel, p) => make("section", { onkeydown: keys },
         make("h4", {}, panel.title, " ", make("small", {}, panel.note)),
         make("div", { class: "grid" }, ...panel.cards.map((item, n) => card(item, n, p, open))))));
@@ -160,7 +163,7 @@ function render({ model, el }) {
   });
   if (setup.linked) { // a page of its own: its address holds the question, and it notices when the program ends
     const question = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-    if (question.do) { setPhrase(question.phrase ?? ""); say(question); }
+    if (question.do) { setPhrase(question.phrase, question.minus, question.second); say(question); }
     const check = () => fetch(setup.linked, { method: "HEAD", cache: "no-store" }).then(() => (gone.hidden = true), () => (gone.hidden = false));
     const clock = setInterval(check, 5000);
     el.append(root);

@@ -49,7 +49,7 @@ def _page(setup:dict): # What stays as it is: examples, findings, ids …
         setup = Dict().tag(sync=True)
         answers = List().tag(sync=True) # For each question a title, a note and cards
         opened = Dict().tag(sync=True) # The study that is open, with its pictures
-        maps = List().tag(sync=True) # The heat map of each of these pictures, or None
+        maps = List().tag(sync=True) # The heat maps of these pictures, of the first of them or of none
         words = List().tag(sync=True) # The pieces of its report and what each is worth
         asked = List().tag(sync=True) # Names of questions, the last first
         message = Unicode().tag(sync=True) # What went wrong
@@ -84,9 +84,9 @@ class Explorer:
 def _card(self:Explorer, query:Query, i:int, score:float) -> dict:
     "What the page shows of one answer."
     study = self.gallery.study(i)
-    card = dict(id=study["study_id"], score=score, own=i == query.place, text=study["text"])
-    if query.column == "image_emb": card["src"] = image_uri(Image.fromarray(self.gallery.pixels(i)))
-    return card
+    card = dict(id=study["study_id"], score=score, own=i == query.place)
+    if query.column == "text_emb": return card | dict(text=study["text"])
+    return card | dict(src=image_uri(Image.fromarray(self.gallery.pixels(i))))
 
 # %% ../nbs/extras/explorer.ipynb #4bd14450
 @patch
@@ -242,7 +242,7 @@ def _options(page:Path, port:int, no_browser:bool) -> list[str]:
     return [str(page), *served, *culled, *warm]
 
 # %% ../nbs/extras/explorer.ipynb #0000004c
-_ONLY_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws://127.0.0.1:*"
+_ONLY_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws://127.0.0.1:* ws://localhost:*"
 _SERVED = dict(config_file_paths=[], tornado_settings=dict(
     allow_remote_access=False, websocket_max_message_size=2**28, headers={"Content-Security-Policy": _ONLY_HERE}))
 

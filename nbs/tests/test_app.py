@@ -144,6 +144,10 @@ def use(page, tmp_path):
     api.expect(box.locator(".report")).not_to_have_text(report)
     cards.nth(2).click()
     api.expect(cards.nth(2)).to_have_attribute("data-open", "")
+    for method in ("Grad-CAM", "against the mean"): # the answer that is open stays open
+        box.get_by_label("map by").select_option(method)
+        api.expect(box).not_to_have_class(re.compile("busy"))
+        api.expect(cards.nth(2)).to_have_attribute("data-open", "")
     box.get_by_label("heat map").focus()
     page.keyboard.press("ArrowLeft")
     api.expect(heat.first).to_have_css("opacity", "0.6")
@@ -230,10 +234,11 @@ def test_page(app, page, tmp_path):
 
 def test_link(app, page):
     "The address holds the question, so a link opens it again."
-    page.goto(f"http://127.0.0.1:{app[1]}/#do=phrase&phrase=nodule&second=effusion")
+    page.goto(f"http://localhost:{app[1]}/#do=phrase&phrase=nodule&second=effusion")
     headings = page.locator(".rclip h4")
     api.expect(headings).to_have_count(2, timeout=90_000)
     assert [text.strip() for text in headings.all_inner_texts()] == ["Radiographs nearest to: nodule", "Radiographs nearest to: effusion"]
+    assert page.get_by_label("second phrase").input_value() == "effusion"
     page.locator(".rclip .chip").first.click()
     api.expect(headings).to_have_count(1)
     assert "phrase=nodule" not in page.url and "do=phrase" in page.url
