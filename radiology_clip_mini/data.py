@@ -16,7 +16,7 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Callable, Iterator, Literal, NamedTuple
 
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from fastcore.basics import patch
 import numpy as np
 import pandas as pd
@@ -25,8 +25,8 @@ import torch
 from torchvision.transforms import v2
 
 from .cache import ImageCache, VIEWS, build_cache, cache_root
-from .command import home_path, write_atomic
-from .phantom import kept_phantoms
+from .command import home_path, watched, write_atomic
+from .phantom import make_phantoms
 from .sources import HUB_ID, read_path, read_table
 from .splits import KNOWN_SPLITS, SPLITS, keep_together, known_patients, known_split, only_known
 from .splits import shared_pictures, split_texts, text_ids
@@ -65,12 +65,13 @@ def source_path(source:str) -> Path:
 def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
     "All studies of the source that `cfg` names."
     path = source_path(cfg.source)
+    if not watched(): disable_progress_bars()
     if cfg.images and not path.exists():
         raise ValueError(f"data.images is {cfg.images}, but the source {cfg.source} is no local path; "
                          "only reports that lie in a folder can have their pictures in another")
     if cfg.source == "phantom":
         views = ("frontal",) if cfg.views == "frontal" else ("frontal", "lateral")
-        return kept_phantoms(cache_root(cfg.cache_dir)/"phantoms", cfg.phantoms, seed, cfg.image_size, views)
+        return make_phantoms(cfg.phantoms, seed, cfg.image_size, views=views, cache_dir=cfg.cache_dir)
     table = (cfg.columns, cfg.split_spec, cfg.cache_dir)
     images = home_path(cfg.images)
     if path.exists(): return read_path(path, cfg.form, skipped, cfg.text, images, *table)

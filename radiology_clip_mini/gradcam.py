@@ -213,8 +213,8 @@ def gradcam_figure(model:CLIPMini, pixels:np.ndarray, # A model with convolution
     fig = Picture(2.6*(len(pairs)+1) + .5, 2.9*len(methods) + .3)
     grid = fig.subplots(len(methods), len(pairs)+1, squeeze=False)
     for (first, *others), method in zip(grid, methods):
-        show_radiograph(first, pixels, title=f"maps: {METHOD_NAMES[method]}", view=view)
         cams = phrase_cams(model, pixels, pairs, method, reference)
+        show_radiograph(first, pixels, title=f"maps: {METHOD_NAMES[method]}", view=view)
         for ax, cam, title, own in zip(others, cams, titles, boxes):
             show_radiograph(ax, pixels, cam, title, own, view)
     axes = grid[:, 1:].ravel().tolist()
@@ -335,14 +335,15 @@ def finding_boxes(gallery:Gallery, i:int, texts:list[str]) -> list[list[tuple]]:
     return [corners(text) for text in texts]
 
 # %% ../nbs/05_gradcam.ipynb #00000061
-def visualise_run(run:Run, study:str|None=None) -> list[Path]: # Which test study; if None, one with three findings
+def visualise_run(run:Run, study:str|None=None, # Which test study; if None, one with three findings
+                  methods:tuple=("integrated", "grad_cam")) -> list[Path]: # Some of `METHODS`, a row of maps for each
     "Writes viz/retrieval_grid.png and viz/gradcam_example.png into the run's folder; returns their paths."
     gallery = make_gallery(run.model, run.data)
     i = _pick_study(gallery, study)
     texts, view = study_phrases(gallery.study(i)), gallery.view(i)
     boxes = finding_boxes(gallery, i, texts)
     reference = mean_pictures(run.data, run.data.rows("train"))[view]
-    maps = gradcam_figure(run.model, gallery.pixels(i), texts, boxes, view, ("integrated", "grad_cam"), reference)
+    maps = gradcam_figure(run.model, gallery.pixels(i), texts, boxes, view, methods, reference)
     folder = run.folder/"viz"
     folder.mkdir(exist_ok=True)
     (folder/"retrieval_grid.png").write_bytes(figure_png(retrieval_grid(gallery, i)))
@@ -353,12 +354,13 @@ def visualise_run(run:Run, study:str|None=None) -> list[Path]: # Which test stud
 def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
               source:str|None=None, # Where the data lies now, if elsewhere than in training
-              study:str|None=None): # Which test study to show; if not given, the first with three findings
+              study:str|None=None, # Which test study to show; if not given, the first with three findings
+              method:list[str]=("integrated", "grad_cam")): # Kinds of heat maps, a row each; also hires_cam
     "Draw a retrieval grid for a trained model, and heat maps for the findings of one study."
     stages = Stages()
     run = load_run(ckpt, results_dir, source)
     stages.done("loading")
-    for path in visualise_run(run, study): print(f"written: {path}")
+    for path in visualise_run(run, study, tuple(method)): print(f"written: {path}")
     stages.done("drawing")
     print(f"{stages}. Next: open the pictures, or explore the model with rclip_app (pip install '.[app]')")
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCRATCH', 'GROUPS', 'ModelConfig', 'image_encoder', 'GridPool', 'pool_in_grid', 'masked_mean', 'learn_tokenizer',
-           'text_encoder', 'ViewFusion', 'CLIPMini', 'embed', 'untrained']
+           'text_encoder', 'fuse_views', 'CLIPMini', 'embed', 'untrained']
 
 # %% ../nbs/01_models.ipynb #00000004
 import copy, difflib, json, math, os, tempfile
@@ -43,8 +43,7 @@ class ModelConfig:
     dropout: float = 0.0 # Share of the image's features that each training step leaves out
     text_encoder: str = "distilbert-base-uncased" # A Hugging Face encoder, or "scratch": small, from the training texts
     temperature_init: float = 0.07 # The temperature at the start
-    bias_init: float | None = None # The bias of all logits at the start, for the sigmoid loss (SigLIP: -10); or null
-    fusion: Literal["mean", "gate", "own"] = "mean" # How two views become one; own: mean, a projection for each view
+    fusion: Literal["mean", "own"] = "mean" # How two views become one; own: mean, a projection for each view
     max_length: int = 128 # Tokens after which a text is cut; IU X-Ray's reports rarely reach 100
 
 # %% ../nbs/01_models.ipynb #00000011
@@ -183,20 +182,12 @@ def text_encoder(name:str, # A hub name, a folder, or "scratch", which needs tex
         return net, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 # %% ../nbs/01_models.ipynb #00000031
-class ViewFusion(nn.Module):
+def fuse_views(views:torch.Tensor, # (n, 2, d) unit rows, zeros where a view is missing
+               present:torch.Tensor) -> torch.Tensor: # (n, 2) bool, at least one in each row; (n, d) unit rows
     "One embedding for a study from those of its views."
-    def __init__(self, embed_dim:int, kind:str): # kind: mean or gate
-        super().__init__()
-        self.gate = nn.Linear(embed_dim, 1) if kind == "gate" else None
-        self.view_emb = nn.Parameter(torch.randn(len(VIEWS), embed_dim) / embed_dim**.5) if kind == "gate" else None
+    total = views.sum(1)
+    return torch.where(present.sum(1, keepdim=True) == 1, total, F.normalize(total, dim=-1))
 
-    def forward(self, views:torch.Tensor, # (n, 2, d) unit rows, zeros where a view is missing
-                present:torch.Tensor) -> torch.Tensor: # (n, 2) bool, at least one in each row; (n, d) unit rows
-        scores = views.new_zeros(present.shape)
-        if self.gate is not None: scores = self.gate(torch.tanh(views + self.view_emb)).squeeze(-1)
-        weights = scores.masked_fill(~present, -torch.inf).softmax(-1)
-        fused = (weights[..., None] * views).sum(1)
-        return torch.where(present.sum(1, keepdim=True) == 1, fused, F.normalize(fused, dim=-1))
 
 # %% ../nbs/01_models.ipynb #00000036
 class CLIPMini(nn.Module):
@@ -219,9 +210,7 @@ class CLIPMini(nn.Module):
         self.image_projection = nn.Linear(width, config.embed_dim, bias=False)
         self.lateral_projection = copy.deepcopy(self.image_projection) if config.fusion == "own" else None
         self.text_projection = nn.Linear(self.text_encoder.config.hidden_size, config.embed_dim, bias=False)
-        self.fusion = ViewFusion(config.embed_dim, config.fusion)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature_init)))
-        self.logit_bias = None if config.bias_init is None else nn.Parameter(torch.tensor(float(config.bias_init)))
 
     @property
     def device(self) -> torch.device: return self.logit_scale.device
@@ -266,7 +255,7 @@ def encode_image(self:CLIPMini,
     found = self.project_image(self.image_features(images[present]), lateral)
     views = found.new_zeros(*present.shape, found.shape[-1])
     views[present] = found
-    return self.fusion(views, present)
+    return fuse_views(views, present)
 
 # %% ../nbs/01_models.ipynb #0000003c
 @patch
@@ -311,7 +300,7 @@ def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict, present:to
 # %% ../nbs/01_models.ipynb #0000004d
 @patch
 def freeze(self:CLIPMini, what:str) -> CLIPMini: # none, text or image
-    "Takes an encoder out of training; projections, fusion and temperature always learn."
+    "Takes an encoder out of training; projections and temperature always learn."
     if what != "none": getattr(self, f"{what}_encoder").requires_grad_(False)
     return self
 
@@ -376,6 +365,7 @@ def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
     with _explained(ValueError, f"{file} is not JSON", ValueError):
         config = json.loads(file.read_text(encoding="utf-8"))
     with _explained(ValueError, f"{file} is of another kind of model: it needs our settings, under model and text"):
+        config["model"].pop("bias_init", None) # of models made before the sigmoid loss left
         return ModelConfig(**config["model"]), dict(config["text"])
 
 # %% ../nbs/01_models.ipynb #0000005f

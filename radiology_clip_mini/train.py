@@ -28,7 +28,7 @@ from .command import clear_errors, readable_time, write_atomic
 from .data import SentenceTable, StudyData, augment, batches
 from .data import epoch_batches, normalise, prepare_data, skip_summary
 from .loss import backward_in_chunks, clamp_logit_scale_, clip_loss, refuse_batch_norm
-from .loss import sentence_loss, sigmoid_loss
+from .loss import sentence_loss
 from .metrics import retrieval_metrics
 from .models import CLIPMini, embed
 from .runs import Config, TrainConfig, check_config, check_writable, describe_run, flat_settings
@@ -37,7 +37,7 @@ from .splits import SPLITS
 
 # %% ../nbs/03_train.ipynb #00000017
 def param_groups(model:CLIPMini, weight_decay:float,
-                 head_factor:float=1., # How much faster projections, fusion and temperature learn
+                 head_factor:float=1., # How much faster projections and temperature learn
                  text_factor:float=1., # How much faster the text encoder learns
                 ) -> list[dict]:
     "Parameters for the optimiser: weight decay on two or more dimensions, a `factor` for the learning rate."
@@ -91,12 +91,10 @@ def make_accelerator(amp:bool, tracker=None) -> Accelerator: # tracker: a name, 
 def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # This process's rows
                batch, # A `Batch`; text_ids and rows are those of the whole batch
                t:TrainConfig) -> torch.Tensor: # Scalar, the same on every process
-    "The loss that `t.loss` and `t.sentence_weight` name."
+    "The loss of whole reports, and of their sentences as far as `t.sentence_weight` says."
     image_emb, text_emb = (gather_rows(emb.float(), len(batch.text_ids)) for emb in (image_emb, text_emb))
     scale = model.logit_scale.exp()
-    if t.loss == "sigmoid":
-        loss = sigmoid_loss(image_emb, text_emb, scale, model.logit_bias, batch.text_ids)
-    else: loss = clip_loss(image_emb, text_emb, scale, batch.text_ids)
+    loss = clip_loss(image_emb, text_emb, scale, batch.text_ids)
     if batch.sentences is None: return loss
     single = sentence_loss(image_emb, model.encode_text(batch.sentences), scale, batch.holds.to(image_emb.device))
     return (1 - t.sentence_weight) * loss + t.sentence_weight * single
