@@ -1,4 +1,4 @@
-"""Asks one question of an extra, in an environment that holds nothing else: python .ci/extras.py app|search|compare|dicom|reports
+"""Asks one question of an extra, in an environment that holds nothing else: python .ci/extras.py app|compare|dicom|reports
 
 Expects a run in ./results, as `rclip_train --config demo` leaves it.
 """
@@ -33,20 +33,6 @@ def app():
             break
         assert b"radiology_clip_mini" in page
     finally: server.terminate()
-
-
-def search():
-    "An index finds what the exact search finds."
-    from radiology_clip_mini.search import make_gallery
-    from radiology_clip_mini.runs import load_run
-    from radiology_clip_mini.search import make_index, nearest
-    run = load_run()
-    corpus = make_gallery(run.model, run.data).corpus
-    query = np.asarray(corpus[:3]["text_emb"])
-    exact = nearest(corpus, "image_emb", query, 5)
-    make_index(corpus, "image_emb", "flat")
-    assert corpus.is_index_initialized("image_emb")
-    assert (nearest(corpus, "image_emb", query, 5)[1] == exact[1]).all()
 
 
 def compare():
@@ -96,5 +82,5 @@ def reports():
 
 
 if __name__ == "__main__":
-    dict(app=app, search=search, compare=compare, dicom=dicom, reports=reports)[sys.argv[1]]()
+    dict(app=app, compare=compare, dicom=dicom, reports=reports)[sys.argv[1]]()
     print(f"{sys.argv[1]}: imports and answers")

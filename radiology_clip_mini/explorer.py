@@ -66,7 +66,7 @@ def _examples(gallery:Gallery) -> list[tuple[str, int]]:
 class Explorer:
     "A page over a gallery: ask by a phrase or by a radiograph, and open what is found."
     def __init__(self, gallery:Gallery, k:int=6): # `make_gallery(run.model, run.data)`, and how many results at first
-        own = replace(gallery, model=copy.deepcopy(gallery.model), corpus=gallery.corpus.with_format("numpy"))
+        own = replace(gallery, model=copy.deepcopy(gallery.model))
         self.gallery, self.queries, self.found, self.asked = own, [], [], {}
         self.settings = dict(k=min(k, 12, len(gallery)), finding="", method="integrated", find="")
         examples = _examples(gallery)
@@ -119,7 +119,7 @@ def _picture(pixels:np.ndarray, title:str, view:str, boxes:list=()) -> dict: # (
 def _standing(self:Explorer, query:Query, i:int) -> str:
     "A phrase, the cosine of the i-th radiograph with it, and that radiograph's rank among all."
     corpus = self.gallery.corpus
-    cosine, rank = corpus[i]["image_emb"] @ query.emb, rank_of(corpus, "image_emb", query.emb, i)
+    cosine, rank = corpus.image_emb[i] @ query.emb, rank_of(corpus.image_emb, query.emb, i)
     return f"{query.name}: cosine {cosine:.2f}, rank {rank:g} of {len(corpus):,}"
 
 # %% ../nbs/extras/explorer.ipynb #753f0a42

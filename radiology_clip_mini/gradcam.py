@@ -238,7 +238,8 @@ def own_rank(gallery:Gallery, query:Query, finding:str|None=None) -> str: # Amon
     own, among = "radiograph" if query.text else "report", gallery.findings[finding] if finding else None
     if finding and not among[query.place]: return f"own {own}: not among these"
     n = len(gallery) if among is None else among.sum()
-    return f"own {own}: rank {rank_of(gallery.corpus, query.column, query.emb, query.place, among):g} of {n:,}"
+    rank = rank_of(getattr(gallery.corpus, query.column), query.emb, query.place, among)
+    return f"own {own}: rank {rank:g} of {n:,}"
 
 # %% ../nbs/05_gradcam.ipynb #00000053
 def _show_question(ax:Axes, gallery:Gallery, query:Query) -> None:

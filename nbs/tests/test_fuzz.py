@@ -400,8 +400,8 @@ def test_damaged_latest(home, content):
 @given(cut=st.floats(0, 1), fill=st.binary(max_size=30))
 def test_damaged_shards(home, cut, fill):
     "A shard that was cut off or filled with something else is made anew, never read."
-    if not (whole := home/"whole.arrow").exists(): search._write_shard(whole, dict(row=np.arange(9), image_emb=np.eye(9, dtype=np.float32)))
-    content, path = whole.read_bytes(), home/f"{next(NAMES)}.arrow"
+    if not (whole := home/"whole.npy").exists(): np.save(whole, np.ones((2, 9, 4), np.float32))
+    content, path = whole.read_bytes(), home/f"{next(NAMES)}.npy"
     path.write_bytes(content[:int(cut * len(content))] + fill)
     SEEN["shard"] += 1
     if search._read_shard(path, 9) is None: REFUSED["shard"] += 1
