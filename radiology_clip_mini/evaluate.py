@@ -28,6 +28,7 @@ from .report import comparison_table, evaluation_figure, failure_table, format_m
 from .report import markdown_metrics, markdown_report
 from .runs import Run, _data_settings, _read_info, data_marks, find_ckpt, load_run
 from .runs import read_run, what_changed
+from .search import kept_corpus
 from .uncertainty import bootstrap_ci, paired_difference, summarise
 from .zeroshot import zero_shot
 
@@ -143,7 +144,8 @@ def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
     "What metrics.json holds: both directions, findings, rivals; and ranks.csv, a row per query and direction."
     rows = data.rows(split)
     table = study_table(data, rows)
-    known, blind = embed(model, data, rows), embed(untrained(model), data, rows)
+    kept = [kept_corpus(each, data, rows) for each in (model, untrained(model))]
+    known, blind = [(corpus.image_emb, corpus.text_emb) for corpus in kept]
     theirs = {name: embed(*rival, rows) for name, rival in rivals.items()}
     result, ranks, compared = _sizes(table, split, unique_texts), [], {name: {} for name in theirs}
     for name, (q, g) in directions(table, unique_texts).items():

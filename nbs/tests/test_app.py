@@ -244,6 +244,40 @@ def test_link(app, page):
     assert "phrase=nodule" not in page.url and "do=phrase" in page.url
 
 
+CONTRAST = """() => { // The least contrast of any text on the page, as WCAG 2 counts it, and how bright the page is
+  const numbers = (colour) => { const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+  const under = (node) => {
+    if (!node) return [255, 255, 255];
+    const [r, g, b, a] = numbers(getComputedStyle(node).backgroundColor);
+    return a === 1 ? [r, g, b] : under(node.parentElement).map((below, i) => a * [r, g, b][i] + (1 - a) * below);
+  };
+  const bright = (rgb) => {
+    const [r, g, b] = rgb.map((v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const texts = [...document.querySelectorAll(".rclip *")].filter((node) => node.offsetParent &&
+    [...node.childNodes].some((part) => part.nodeType === 3 && part.textContent.trim()));
+  const contrasts = texts.map((node) => {
+    const pair = [bright(numbers(getComputedStyle(node).color).slice(0, 3)), bright(under(node))];
+    return (Math.max(...pair) + .05) / (Math.min(...pair) + .05);
+  });
+  return [Math.min(...contrasts), bright(under(document.querySelector(".rclip"))), document.documentElement.scrollWidth - innerWidth];
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_light_and_dark(app, page, theme, width):
+    "All text can be read in both themes, and no page is wider than its window."
+    page.set_viewport_size(dict(width=width, height=1000))
+    page.goto(f"http://127.0.0.1:{app[1]}/?theme={theme}")
+    api.expect(page.locator(".rclip .heat")).not_to_have_count(0)
+    api.expect(page.locator(".rclip .opened span").first).to_be_visible()
+    contrast, brightness, too_wide = page.evaluate(CONTRAST)
+    assert contrast > 4.5 and too_wide == 0
+    assert (brightness > .8) == (theme == "light") and (brightness < .2) == (theme == "dark")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no Ctrl-C to one process")
 def test_ctrl_c_ends_it(app, page):
     "Ctrl-C ends all of it, and a page that is still open says so."
