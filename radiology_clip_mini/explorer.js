@@ -146,7 +146,7 @@ function render({ model, el }) {
     maps: (maps) => films.replaceChildren(...(model.get("opened").pictures ?? []).map((picture, n) => film(picture, maps[n]))),
     words: (pieces) => {
       const most = Math.max(...pieces.map(([, worth]) => Math.abs(worth)), 1e-9);
-      const colour = (worth) => `rgba(${worth > 0 ? "230,140,0" : "40,120,220"},${.8 * Math.abs(worth) / most})`;
+      const colour = (worth) => `rgba(${worth > 0 ? "230,140,0" : "40,120,220"},${.5 * Math.abs(worth) / most})`;
       const marked = pieces.flatMap(([word, worth]) => [make("span", { title: worth ? worth.toFixed(3) : null,
         style: `background:${colour(worth)};text-decoration:${worth > .25 * most ? "underline" : "none"}` }, word), " "]);
       report.replaceChildren(make("b", {}, model.get("opened").title ?? ""), make("p", {}, ...marked),
