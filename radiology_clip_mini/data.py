@@ -108,8 +108,8 @@ def _first_patients(studies:Dataset, n:int|None) -> Dataset:
     return studies.select([i for i, p in enumerate(patients) if p in kept])
 
 # %% ../nbs/00_data.ipynb #00000018
-def read_studies(cfg:DataConfig, # Source, split_spec, cache_dir, max_patients and phantoms are used
-                 seed:int=42) -> tuple[Dataset, dict[str, str]]: # `seed` of the phantoms
+def read_studies(cfg:DataConfig, # All that says what to read; not the settings of the split
+                 seed:int=42) -> tuple[Dataset, dict[str, str]]: # `seed` is that of the phantoms
     "The usable studies as `STUDY_FEATURES`; what was skipped, {study or image: reason}. ValueError if none is usable."
     skipped = {}
     usable = _drop_unusable(_read_source(cfg, seed, skipped), skipped)
@@ -127,7 +127,7 @@ def skip_summary(skipped:dict) -> str: # Of {study or image: reason}
 # %% ../nbs/00_data.ipynb #0000001b
 def load_studies(source:str="hub", # As `DataConfig.source`
                  seed:int=42, # Of the phantoms
-                 **settings) -> Dataset: # With other settings of `DataConfig`
+                 **settings) -> Dataset: # Read with `settings`, further ones of `DataConfig`
     "The usable studies of a source as `STUDY_FEATURES`; prints what was skipped."
     studies, skipped = read_studies(DataConfig(source=source, **settings), seed)
     print(f"{len(studies):,} studies of {len(set(studies['patient_id'])):,} patients; skipped: {skip_summary(skipped)}")
@@ -143,7 +143,7 @@ def _held_out(fraction:float, n:int, most:int|None) -> int:
 def split_patients(studies:Dataset, # Needs only the column patient_id
                    val_fraction:float=0.1, test_fraction:float=0.1, # Shares of patients
                    seed:int=42, # The same seed and patients give the same split
-                   max_held_out:int|None=None) -> dict[str, list[str]]: # At most so many in validation, and in the test
+                   max_held_out:int|None=None) -> dict[str, list[str]]: # At most `max_held_out` in val and in test
     "Patient ids, shuffled and cut into train, val and test, all disjoint. Raises ValueError for fewer than 3 patients."
     patients = sorted(set(studies["patient_id"]))
     n_val = _held_out(val_fraction, len(patients), max_held_out)
@@ -273,13 +273,13 @@ def _list_notes(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, 
         if kept[row] and v in wanted: skipped[f"{ids[row]} {VIEWS[v]}"] = reason
     for row in np.flatnonzero(~kept):
         reasons = [broken[row, v] for v in wanted if (row, v) in broken]
-        skipped[ids[row]] = "; ".join(reasons) or f"no {views} image".replace("any ", "")
+        skipped[ids[row]] = "; ".join(reasons) or f"no {views} image".replace("any ", "").replace("both ", "")
 
 # %% ../nbs/00_data.ipynb #0000005d
 def gather_data(studies:Dataset, # n usable studies
                 cfg:DataConfig, # views, image_size, cache_dir and num_workers are used
                 splits:dict, # Patient ids of train, val and test
-                skipped:dict) -> StudyData: # `skipped` receives study ids and reasons
+                skipped:dict) -> StudyData: # `skipped` receives the others, with reasons
     "The m ≤ n studies with a readable image. Raises ValueError where a split has none."
     images = build_cache(studies, cfg.image_size, cfg.cache_dir, cfg.num_workers)
     view_ids = choose_views(images.hashes != 0, cfg.views)
@@ -298,7 +298,7 @@ def gather_data(studies:Dataset, # n usable studies
 # %% ../nbs/00_data.ipynb #0000005e
 def prepare_data(cfg:DataConfig, # All of it
                  seed:int=42, # Of the split and of the phantoms
-                 splits:dict|None=None) -> StudyData: # A run's own splits; None to take or make the split file
+                 splits:dict|None=None) -> StudyData: # With `splits` of a run; for None those of the file, or new ones
     "Reads, splits and decodes a source. Raises ValueError where a split has no readable study."
     if cfg.image_size < 32:
         raise ValueError(f"image_size is {cfg.image_size}; expected at least 32 pixels")
@@ -429,7 +429,7 @@ class Batch(NamedTuple):
 def batches(data:StudyData, # Studies and images
             rows:np.ndarray, # Row numbers
             tokens:TokenTable, # Of the texts of `rows`, in their order: `CLIPMini.token_table`
-            parts:list[np.ndarray]) -> Iterator[Batch]: # Positions in `rows` for each: `epoch_batches`
+            parts:list[np.ndarray]) -> Iterator[Batch]: # For each of `parts`, positions in `rows`: `epoch_batches`
     "A batch of images and tokens for each part."
     for part in parts:
         at = rows[part]

@@ -242,7 +242,8 @@ def _options(page:Path, port:int, no_browser:bool) -> list[str]:
     return [str(page), *served, *culled, *warm]
 
 # %% ../nbs/extras/explorer.ipynb #0000004c
-_ONLY_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws://127.0.0.1:* ws://localhost:*"
+_ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+              "connect-src 'self' ws://127.0.0.1:* ws://localhost:*")
 _SERVED = dict(config_file_paths=[], tornado_settings=dict(
     allow_remote_access=False, websocket_max_message_size=2**28, headers={"Content-Security-Policy": _ONLY_HERE}))
 

@@ -30,7 +30,7 @@ from .runs import Run, load_run
 from .search import Gallery, Query, answer, make_gallery, mean_pictures, rank_of, study_query
 
 # %% ../nbs/05_gradcam.ipynb #00000011
-CELLS = dict(grad_cam=7, hires_cam=7, integrated=24) # The least height of each method's map
+CELLS = dict(grad_cam=7, hires_cam=7, integrated=24) # The least height and width of each method's map
 METHODS = tuple(CELLS)
 
 def _has_convolution(part:nn.Module) -> bool:
@@ -50,18 +50,19 @@ def _embed_with_map(model:CLIPMini,
                     present:torch.Tensor|None=None, # (n, v) bool, which views are there
                     cells:int=CELLS["grad_cam"]) -> tuple: # The map's least height and width; 1 for the last map
     "Embeddings (n, d), the last map with enough cells, or the finest, (k, c, h', w') of k views, and its module."
-    encoder, maps = model.image_encoder, []
+    encoder, maps = model.image_encoder, {}
     if any("Attention" in type(module).__name__ for module in encoder.modules()):
         raise ValueError(f"{type(encoder).__name__} is a transformer and has no convolutional map")
     def catch(part, args, out):
-        if out.ndim == 4: maps.append((out, part))
+        if out.ndim == 4: maps.setdefault(part, []).append(out) # several where the encoder takes a few at a time
         return out.clone() # later layers may work in place
     hooks = [part.register_forward_hook(catch) for part in _parts(encoder)]
     try: emb = model.encode_image(images, present)
     finally:
         for hook in hooks: hook.remove()
-    fine = [found for found in maps if min(found[0].shape[2:]) >= cells]
-    return emb, *(fine[-1] if fine else maps[0])
+    fine = [part for part, found in maps.items() if min(found[0].shape[2:]) >= cells]
+    part = fine[-1] if fine else next(iter(maps))
+    return emb, maps[part][0] if len(maps[part]) == 1 else torch.cat(maps[part]), part
 
 # %% ../nbs/05_gradcam.ipynb #0000001a
 def _weigh(method:str, maps:torch.Tensor, grads:torch.Tensor) -> torch.Tensor: # (n, c, h', w') to (n, h', w')
@@ -84,7 +85,7 @@ def _on_the_way(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, pres
     hooks = [model.image_encoder.register_forward_pre_hook(lambda module, args: (args[0][:len(end)],)), # one copy ...
              part.register_forward_hook(lambda module, args, out: points.clone())] # ... until the points take its place
     everywhere = None if present is None else present.repeat(steps, 1)
-    try: emb = model.encode_image(torch.cat([images]*steps), everywhere)
+    try: emb = model.encode_image(torch.cat([images]*steps).requires_grad_(), everywhere) # which pass all at once
     finally:
         for hook in hooks: hook.remove()
     texts = text_emb.expand(len(images), -1).repeat(steps, 1)
@@ -123,7 +124,7 @@ def _text_vector(model:CLIPMini, text:str, minus:str|None) -> torch.Tensor: # (d
 # %% ../nbs/05_gradcam.ipynb #4e0bc53d
 def _cams(model:CLIPMini, images:torch.Tensor, text:str, minus:str|None, method:str,
           reference:torch.Tensor|None, present:torch.Tensor|None=None) -> np.ndarray: # (k, h, w) ≥ 0
-    "Maps of the images of one study, in shares of the score; the model's mode is given back as it was."
+    "Maps of the images of one study, not yet scaled; the model's mode is given back as it was."
     training = model.training
     model.eval()
     try: cams = similarity_maps(model, images, _text_vector(model, text, minus), method, present, reference=reference)
@@ -144,7 +145,7 @@ def phrase_cams(model:CLIPMini, # Its mode is given back as it was
                 image:np.ndarray|torch.Tensor, # (h, w) uint8, or (3, h, w) float already normalised
                 texts:list[tuple[str, str|None]], # t texts, each with one to subtract, or None
                 method:str="grad_cam", # One of `METHODS`
-                reference:np.ndarray|torch.Tensor|None=None) -> np.ndarray: # For integrated: of the same size
+                reference:np.ndarray|torch.Tensor|None=None) -> np.ndarray: # (t, h, w); integrated needs a reference
     "Maps (t, h, w) in [0, 1], all on one scale, so that a phrase that is not there stays dark. Raises as `grad_cam`."
     image = _as_image(model, image)
     if reference is not None:
@@ -168,7 +169,7 @@ def grad_cam(model:CLIPMini, # Its mode is given back as it was
 def study_cams(model:CLIPMini, data:StudyData, row:int, # Which study of the data
                text:str, minus:str|None=None, # Any words, and words to subtract
                method:str="grad_cam", # One of `METHODS`
-               reference:dict|None=None) -> dict[str, np.ndarray]: # For integrated: as `mean_pictures` gives it
+               reference:dict|None=None) -> dict[str, np.ndarray]: # By view; integrated needs `mean_pictures`
     "View to its map, (h, w) in [0, 1]; 1 is the largest value of any view. Raises ValueError as `grad_cam`."
     views, pixels = data.view_ids[row], data.pixels([row]) # -1 is a view that is not there
     if reference is not None:
@@ -235,7 +236,8 @@ def _show_report(ax:Axes, text:str, title:str="") -> None:
 def own_rank(gallery:Gallery, query:Query, finding:str|None=None) -> str: # Among studies with this finding
     "Where the study that asks stands among the answers, as ranks.csv has it; empty for a question from outside."
     if query.place is None or query.find: return ""
-    own, among = "radiograph" if query.text else "report", gallery.findings[finding] if finding else None
+    own = "radiograph" if query.text else "report"
+    among = gallery.findings[finding] if finding else None
     if finding and not among[query.place]: return f"own {own}: not among these"
     n = len(gallery) if among is None else among.sum()
     rank = rank_of(getattr(gallery.corpus, query.column), query.emb, query.place, among)
@@ -261,7 +263,7 @@ def _show_answers(axes, gallery:Gallery, query:Query, found:list[tuple[int, floa
         for spine in ax.spines.values(): spine.set(color=colour, linewidth=width)
 
 # %% ../nbs/05_gradcam.ipynb #00000055
-def retrieval_grid(gallery:Gallery, i:int=0, k:int=4) -> Figure: # Which study asks, and how many results a row has
+def retrieval_grid(gallery:Gallery, i:int=0, k:int=4) -> Figure: # Of the i-th study, with k results a row
     "A study's radiograph with its k nearest reports, and its report with its k nearest radiographs."
     k = min(k, len(gallery))
     fig = Picture(2.3*(k+1), 5.2)
@@ -308,7 +310,7 @@ def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float
 # %% ../nbs/05_gradcam.ipynb #00000019
 def answer_figure(gallery:Gallery, query:Query, # Whom to ask, and what
                   k:int=4, finding:str|None=None, # How many answers; only studies with this finding, all for None
-                  method:str="integrated") -> Figure: # One of `METHODS`
+                  method:str="integrated") -> Figure: # With maps by `method`, one of `METHODS`
     "The k studies nearest to a question, with heat maps."
     found = answer(gallery, query, k, finding)
     fig = (_phrase_figure if query.text else _radiograph_figure)(gallery, query, found, method)
@@ -337,7 +339,7 @@ def finding_boxes(gallery:Gallery, i:int, texts:list[str]) -> list[list[tuple]]:
 
 # %% ../nbs/05_gradcam.ipynb #00000061
 def visualise_run(run:Run, study:str|None=None, # Which test study; if None, one with three findings
-                  methods:tuple=("integrated", "grad_cam")) -> list[Path]: # Some of `METHODS`, a row of maps for each
+                  methods:tuple=("integrated", "grad_cam")) -> list[Path]: # Of both; a row of maps for each method
     "Writes viz/retrieval_grid.png and viz/gradcam_example.png into the run's folder; returns their paths."
     gallery = make_gallery(run.model, run.data)
     i = _pick_study(gallery, study)

@@ -46,8 +46,8 @@ def clip_loss(image_emb:torch.Tensor, text_emb:torch.Tensor, # (n, d) unit rows;
 def sentence_loss(image_emb:torch.Tensor, # (n, d) unit rows
                   sentence_emb:torch.Tensor, # (m, d) unit rows, each sentence once
                   logit_scale:torch.Tensor|float, # 1 / temperature
-                  holds:torch.Tensor) -> torch.Tensor: # (n, m) bool, whose report holds which; no empty row or column
-    "Symmetric InfoNCE between images and the sentences of their reports, in nats. Raises ValueError for bad shapes."
+                  holds:torch.Tensor) -> torch.Tensor: # Scalar; `holds` is (n, m) bool, whose report holds which
+    "Symmetric InfoNCE between images and the sentences of their reports, in nats. ValueError for bad shapes."
     shape = len(image_emb), len(sentence_emb)
     if holds.shape != shape: raise ValueError(f"expected holds of shape {shape}; got {tuple(holds.shape)}")
     with torch.autocast(image_emb.device.type, enabled=False):
@@ -84,7 +84,7 @@ def refuse_batch_norm(model:torch.nn.Module) -> None:
 def backward_in_chunks(encode:Callable, # A chunk to its image and text embeddings
                        chunks:list, # The parts of a batch
                        loss_of:Callable, # Image and text embeddings of the whole batch to a scalar
-                       backward:Callable=torch.Tensor.backward) -> torch.Tensor: # How to go back from the loss
+                       backward:Callable=torch.Tensor.backward) -> torch.Tensor: # Scalar; `backward` goes back from it
     "The loss of a batch; its gradients are added to the parameters, with the memory of one chunk."
     states, parts = [], []
     for chunk in chunks:

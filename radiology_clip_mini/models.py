@@ -119,6 +119,7 @@ class GridPool(nn.Module):
         self.grid = grid
         whole = getattr(net, "features", net)
         parts = [(name, part) for name, part in whole.named_children() if name not in ("avgpool", "fc")]
+        if isinstance(net, torchvision.models.DenseNet): parts.append(("relu", nn.ReLU())) # in its forward, no module
         self.body = nn.Sequential(OrderedDict(parts[:blocks]))
 
     def forward(self, images:torch.Tensor) -> torch.Tensor: # (n, 3, h, w) to (n, channels · grid²)
@@ -132,7 +133,9 @@ def pool_in_grid(net:nn.Module, # A torchvision classifier
     advice = "use model.grid 1 and model.blocks null"
     with _explained(ValueError, f"{type(net).__name__} ends in no map that could be cut into fields; {advice}"):
         pooled = GridPool(net, grid, blocks).eval()
-        return pooled, pooled(torch.zeros(1, 3, 64, 64)).shape[1]
+        width, other = (pooled(torch.zeros(1, 3, side, side)).shape[1] for side in (64, 96))
+        if width != other: raise ValueError("its map has the channels last")
+        return pooled, width
 
 # %% ../nbs/01_models.ipynb #00000022
 def masked_mean(hidden:torch.Tensor, attention_mask:torch.Tensor) -> torch.Tensor:
@@ -156,7 +159,7 @@ def _learn_pieces(texts:list[str], n:int) -> list[str]:
 
 # %% ../nbs/01_models.ipynb #00000026
 def learn_tokenizer(texts:list[str], # Of training
-                    n_pieces:int=2000) -> PreTrainedTokenizerFast: # Pieces of words, at most
+                    n_pieces:int=2000) -> PreTrainedTokenizerFast: # With at most `n_pieces` pieces of words
     "A lower-case WordPiece tokenizer with BERT's special tokens, its vocabulary learned from `texts`."
     vocab = {piece: i for i, piece in enumerate(_learn_pieces(texts, n_pieces))}
     tok = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
@@ -237,7 +240,8 @@ def project_image(self:CLIPMini, features:torch.Tensor, # (k, width) of single i
 @patch
 def image_features(self:CLIPMini, images:torch.Tensor) -> torch.Tensor: # (k, 3, h, w) to (k, width)
     "What the image encoder sees, before the projection."
-    learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.image_encoder.parameters())
+    weights = any(p.requires_grad for p in self.image_encoder.parameters())
+    learns = torch.is_grad_enabled() and (images.requires_grad or weights)
     return torch.cat([self.image_encoder(part) for part in images.split(len(images) if learns else 32)])
 
 # %% ../nbs/01_models.ipynb #0000003a
@@ -299,15 +303,15 @@ def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict, present:to
 
 # %% ../nbs/01_models.ipynb #0000004d
 @patch
-def freeze(self:CLIPMini, what:str) -> CLIPMini: # none, text or image
+def freeze(self:CLIPMini, what:str) -> CLIPMini: # The same; `what` is none, text or image
     "Takes an encoder out of training; projections and temperature always learn."
     if what != "none": getattr(self, f"{what}_encoder").requires_grad_(False)
     return self
 
 # %% ../nbs/01_models.ipynb #00000051
 @patch
-def train_mode(self:CLIPMini, freeze_norm:bool=False) -> CLIPMini: # Keep all of BatchNorm in evaluation mode
-    "Training mode for all that learns; frozen parts stay in evaluation mode."
+def train_mode(self:CLIPMini, freeze_norm:bool=False) -> CLIPMini: # The same; `freeze_norm` is for BatchNorm
+    "Training mode for all that learns; frozen parts stay in evaluation mode, and BatchNorm where it is asked for."
     self.train()
     for m in self.modules():
         learns = [p.requires_grad for p in m.parameters()]
@@ -392,7 +396,7 @@ def _model_folder(name:str|Path) -> Path:
 
 # %% ../nbs/01_models.ipynb #00000061
 @patch(cls_method=True)
-def from_pretrained(cls:CLIPMini, name:str|Path) -> CLIPMini: # A folder that `save_pretrained` wrote, or a hub id
+def from_pretrained(cls:CLIPMini, name:str|Path) -> CLIPMini: # Of a folder that `save_pretrained` wrote, or a hub id
     "A saved model in evaluation mode, on the CPU. Raises FileNotFoundError or ValueError where there is none."
     folder = _model_folder(name)
     config, _ = _read_config(folder)

@@ -177,9 +177,9 @@ def _epochs(n:int, config:Config) -> Iterator[list[np.ndarray]]:
     t = config.train
     n_parts = max(1, round(n / (t.epoch_size or n)))
     for turn in count(1):
-        batches = epoch_batches(n, t.batch_size, config.seed, turn)
-        for some in np.array_split(np.arange(len(batches)), n_parts):
-            yield [batches[i] for i in some]
+        whole = epoch_batches(n, t.batch_size, config.seed, turn)
+        for some in np.array_split(np.arange(len(whole)), n_parts):
+            yield [whole[i] for i in some]
 
 # %% ../nbs/03_train.ipynb #00000044
 def epochs_left(n:int, config:Config, # Studies in training, and all settings
@@ -227,9 +227,8 @@ def end_epoch(model:CLIPMini, data:StudyData, folder:Path, history:History, epoc
 
 # %% ../nbs/03_train.ipynb #0000004f
 def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator, live=False) -> Progress:
-    "Trains `model` from the folder's checkpoint on. Raises OSError or ValueError, naming the last good checkpoint."
+    "Trains a placed model from the folder's checkpoint on. Raises OSError or ValueError, naming the last good one."
     t, rows, ids = config.train, data.rows("train"), data.studies["study_id"][:]
-    place(model, t, accelerator.device)
     optimizer = make_optimizer(model, t, accelerator)
     progress = load_checkpoint(folder, model, optimizer, accelerator)
     tokens = model.token_table(data.texts(rows))
@@ -300,6 +299,7 @@ def train(config:Config, # All settings
     data = _load_data(config, resume, accelerator)
     model = CLIPMini(config.model, data.texts(data.rows("train")))
     check_image_size(model, config.data.image_size)
+    place(model, config.train, accelerator.device)
     folder = _run_folder(config, data, resume, accelerator)
     prepare_s = round(time.time() - started, 1)
     progress = fit(config, data, model, folder, accelerator, live)
