@@ -133,7 +133,7 @@ def _identity(cell) -> str:
     except OSError: return f"{cell['path']} missing"
 
 # %% ../nbs/extras/cache.ipynb #00000020
-def cache_key(raw:Dataset, image_size:int) -> str: # Views undecoded
+def cache_key(raw:Dataset, image_size:int) -> str: # Of undecoded views
     "32 hexadecimal digits: other images or another size give others."
     parts = [f"2 {image_size}"] # raise the 2 when `read_grey` gives other pixels
     for batch in raw.select_columns(list(VIEWS)).iter(256):
@@ -244,7 +244,7 @@ def cache_root(cache_dir:str|None) -> Path:
 def build_cache(studies:Dataset, # n rows of `STUDY_FEATURES`
                 image_size:int, # Side of the square, in pixels
                 cache_dir:str|None=None, # Where caches are kept; None for the user's cache folder
-                workers:int=0) -> ImageCache: # 0 threads: one a core
+                workers:int=0) -> ImageCache: # Made by `workers` threads; 0: one a core
     "The decoded images of `studies`, from the disk if they are there. Raises OSError where they do not fit on it."
     raw = studies.cast_column("frontal", Image(decode=False)).cast_column("lateral", Image(decode=False))
     folder = cache_root(cache_dir)/cache_key(raw, image_size)

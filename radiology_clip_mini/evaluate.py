@@ -140,7 +140,7 @@ def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
              data:StudyData, # With splits
              split:str="test", # train, val or test
              unique_texts:bool=False, # Each text once in the gallery
-             rivals:dict[str, tuple]={}) -> tuple[dict, pd.DataFrame]: # Name to another model and its `StudyData`
+             rivals:dict[str, tuple]={}) -> tuple[dict, pd.DataFrame]: # metrics.json, ranks.csv; rivals by name
     "What metrics.json holds: both directions, findings, rivals; and ranks.csv, a row per query and direction."
     rows = data.rows(split)
     table = study_table(data, rows)
@@ -202,7 +202,7 @@ def plain_cell(value):
 def evaluate_run(run:Run, # A trained model and its data
                  split:str="test", # train, val or test
                  unique_texts:bool=False, # Each text once in the gallery
-                 compare:tuple[str, ...]=()) -> dict: # Models to compare with, as `load_rival` takes them
+                 compare:tuple[str, ...]=()) -> dict: # The metrics; `compare` as `load_rival` takes them
     "Evaluates a run; writes metrics.json, metrics.md, ranks.csv and viz/evaluation.png; returns the metrics."
     loaded = [load_rival(path, run, split) for path in compare]
     rivals = {name: rival for name, *rival in loaded}
@@ -252,7 +252,7 @@ _REAL = dict(license="other", limit="Trained on one collection; other hospitals,
             terms="The weights come from data with terms of its own (IU X-Ray: CC BY-NC-ND 4.0), "
                   "which decide what may be done with them.")
 
-def model_card(run:Path) -> str: # A run's folder, evaluated
+def model_card(run:Path) -> str: # Of a run's folder that has been evaluated
     "A README for the hub, in Markdown. Raises FileNotFoundError where the run has not been evaluated."
     info, result = read_run(run), read_run(run, "metrics.json")
     config, text = info["config"], info["config"]["model"]["text_encoder"]

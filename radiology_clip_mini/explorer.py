@@ -213,7 +213,7 @@ def _gallery(ckpt:str|None, results_dir:str, source:str|None, split:str) -> Gall
 def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
             results_dir:str="results", # Where runs are kept
             source:str|None=None, # Where the data lies now, if elsewhere than in training
-            split:str="test") -> Explorer: # train, val, test or all; a model knows the reports of train by heart
+            split:str="test") -> Explorer: # Over train, val, test or all; a model knows the reports of train by heart
     "An explorer over the studies of a run."
     return Explorer(_gallery(ckpt, results_dir, source, split))
 

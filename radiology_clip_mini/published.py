@@ -193,7 +193,7 @@ def _load_own(name:str) -> CLIPMini:
     return model
 
 # %% ../nbs/extras/published.ipynb #00000043
-def load_model(name:str|Path) -> PublishedModel|CLIPMini: # "hf-hub:" and an id, another hub id, or a folder
+def load_model(name:str|Path) -> PublishedModel|CLIPMini: # Of "hf-hub:" and an id, another hub id, or a folder
     "A model to compare with, in evaluation mode. Raises ValueError or OSError that says what is wrong with `name`."
     name = str(name)
     if name.startswith("hf-hub:") or (Path(name)/"open_clip_config.json").is_file():

@@ -81,7 +81,7 @@ def to_yaml(config:Config) -> str:
 # %% ../nbs/extras/runs.ipynb #00000010
 CONFIGS = files("radiology_clip_mini")/"configs"
 
-def config_path(name:str) -> str: # demo, tiny, iu_xray, or a path
+def config_path(name:str) -> str: # Of demo, tiny, iu_xray, or a path
     "The config file that is meant. Raises FileNotFoundError where there is none."
     for path in (CONFIGS/f"{name}.yaml", Path(name)):
         if path.is_file(): return str(path)
@@ -158,7 +158,7 @@ LEAST = {"seed": 0, "data.phantoms": 1, "data.max_patients": 1, "data.max_held_o
          "train.sentence_weight": 0, "train.weight_decay": 0, "train.warmup": 0, "train.max_minutes": 0,
          "train.checkpoint_minutes": 0, "model.embed_dim": 1, "model.grid": 1, "model.blocks": 1, "model.dropout": 0,
          "model.max_length": 3}
-MOST = {"train.epochs": 100_000, "train.warmup": 1, "train.sentence_weight": 1, "model.dropout": 1}
+MOST = {"seed": 2**32 - 1, "train.epochs": 100_000, "train.warmup": 1, "train.sentence_weight": 1, "model.dropout": .9}
 POSITIVE = ("train.lr", "train.head_factor", "train.text_factor", "train.grad_clip", "model.temperature_init")
 SHARES = ("data.val_fraction", "data.test_fraction")
 
@@ -226,7 +226,7 @@ def data_marks(data:StudyData) -> dict: # fingerprint, and fingerprints of its p
     "By what a run knows its data again."
     return dict(fingerprint=fingerprint(data), fingerprints=fingerprints(data))
 
-def what_changed(before:dict, now:dict) -> str: # Two of `data_marks`; an old one may lack the parts
+def what_changed(before:dict, now:dict) -> str: # `before` may lack the parts
     "Which parts of the data are others, in words; empty where none is."
     old, new = before.get("fingerprints", {}), now["fingerprints"]
     parts = [name for name in new if old.get(name, new[name]) != new[name]]
@@ -278,14 +278,14 @@ def start_folder(config:Config, data:StudyData, info:dict) -> Path:
     return folder
 
 # %% ../nbs/extras/runs.ipynb #00000036
-def read_run(folder:Path, name:str="run.json") -> dict: # name: or splits.json, metrics.json
+def read_run(folder:Path, name:str="run.json") -> dict: # Of run.json, splits.json or metrics.json
     "What is in a run's run.json. Raises FileNotFoundError, or ValueError where it is not JSON."
     path = folder/name
     if not path.is_file(): raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
     return json.loads(path.read_text(encoding="utf-8"))
 
 # %% ../nbs/extras/runs.ipynb #0000003a
-def plot_history(run:Path) -> Picture: # A run's folder
+def plot_history(run:Path) -> Picture: # Of a run's folder
     "Training loss and validation recall of a run, so far."
     rows = [json.loads(line) for line in (run/"history.jsonl").read_text(encoding="utf-8").splitlines()]
     steps, epochs = [r for r in rows if "loss" in r], [r for r in rows if "val" in r]
@@ -395,7 +395,7 @@ def _read_unfinished(run:Path) -> dict:
 
 # %% ../nbs/extras/runs.ipynb #0000004d
 def resume_config(run:str|Path, # The folder of a run that was stopped
-                  *overrides:str) -> Config: # As on the command line
+                  *overrides:str) -> Config: # With overrides as on the command line
     "The settings of a run, to go on with it. Raises FileNotFoundError or ValueError where that cannot be."
     info = _read_unfinished(Path(run))
     with tempfile.TemporaryDirectory() as part:
@@ -410,7 +410,7 @@ def resume_config(run:str|Path, # The folder of a run that was stopped
     return config
 
 # %% ../nbs/extras/runs.ipynb #0000004e
-def resume_folder(run:Path, info:dict) -> Path: # info: what run.json would hold now
+def resume_folder(run:Path, info:dict) -> Path: # The same; `info` is what run.json would hold now
     "`run`. Raises ValueError where its data is no longer the same."
     parts = what_changed(read_run(run)["data"], info["data"])
     if parts: raise ValueError(f"the data has changed since {run} was started: {parts}")

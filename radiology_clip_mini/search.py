@@ -7,7 +7,7 @@ __all__ = ['Corpus', 'corpus_key', 'embed_corpus', 'kept_corpus', 'nearest', 'ra
            'Gallery', 'make_gallery', 'Query', 'phrase_query', 'study_query', 'file_query', 'answer', 'word_effects']
 
 # %% ../nbs/extras/search.ipynb #00000004
-import inspect, os, sys
+import inspect, os, sys, warnings
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from .cache import VIEWS, read_grey, small_pictures
+from .checkpoints import process
 from .command import progress
-from .data import StudyData, fingerprint
+from .data import StudyData, TokenTable, fingerprint, normalise
 from .metrics import expected_rank
 from .models import CLIPMini, embed
 from .findings import label_matrix, plain_finding
@@ -37,12 +38,13 @@ class Corpus:
     def __len__(self): return len(self.rows)
 
 # %% ../nbs/extras/search.ipynb #0000000a
-def corpus_key(model:CLIPMini, data:StudyData, rows:np.ndarray, shard_size:int) -> str: # (n,) row numbers
+_CODE = "".join(map(inspect.getsource, (sys.modules[CLIPMini.__module__], normalise, TokenTable))) # of how it embeds
+
+def corpus_key(model:CLIPMini, data:StudyData, rows:np.ndarray, shard_size:int) -> str: # Of these rows, in such shards
     "The name of a corpus: digits of the model and how it cuts texts, of the data, and of the rows."
     vocabulary = sorted(model.tokenizer.get_vocab().items())
     weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-    code = inspect.getsource(sys.modules[CLIPMini.__module__]) # of how a model embeds
-    key = Hasher.hash((weights, vocabulary, model.config.max_length, code))
+    key = Hasher.hash((weights, vocabulary, model.config.max_length, _CODE))
     return f"{key}-{fingerprint(data)}-{Hasher.hash((np.asarray(rows).tolist(), shard_size))[:8]}"
 
 # %% ../nbs/extras/search.ipynb #0000000f
@@ -62,22 +64,33 @@ def _read_shard(path:Path, n:int) -> np.ndarray|None: # (2, n, d), mapped from t
     "A shard of n studies; None where there is no whole one."
     try: emb = np.lib.format.open_memmap(path, "r") # refuses a pickle
     except Exception: return None # not there, or whatever a damaged file makes the reader raise
-    return emb if emb.shape[:-1] == (2, n) else None
+    whole = emb.shape[:-1] == (2, n) and np.allclose(np.linalg.norm(emb, axis=-1), 1, rtol=0, atol=.01)
+    return emb if whole else None
+
+# %% ../nbs/extras/search.ipynb #3bdaae88
+def _write_shard(path:Path, image_emb:np.ndarray, text_emb:np.ndarray) -> None: # (n, d) each
+    "The shard, whole or not at all."
+    part = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        np.save(part, [image_emb, text_emb])
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 # %% ../nbs/extras/search.ipynb #88d94f9f
 def _embed_missing(model:CLIPMini, data:StudyData, parts:dict) -> None: # Path of each shard to its row numbers
     "Embeds the shards that are not there, this process its share. Raises ValueError where there are no unit vectors."
     state = PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available()) # without a GPU, by gloo
-    if state.num_processes > 1: model.to(state.device)
+    rank, world = process() # one, too, after a training, which ends the group
+    if world > 1: model.to(state.device)
     todo = [path for path, rows in parts.items() if _read_shard(path, len(rows)) is None]
-    state.wait_for_everyone() # all have the same list
-    mine = todo[state.process_index::state.num_processes]
-    for path in progress(mine, "embedding", unit="shard", show=state.is_main_process):
-        image_emb, text_emb = embed(model, data, parts[path])
-        part = path.with_name(f".{os.getpid()}-{path.name}")
-        np.save(part, [_unit_rows(image_emb, "image embeddings"), _unit_rows(text_emb, "text embeddings")])
-        os.replace(part, path)
-    state.wait_for_everyone()
+    if world > 1: state.wait_for_everyone() # all have the same list
+    mine = todo[rank::world]
+    for path in progress(mine, "embedding", unit="shard", show=rank == 0):
+        image_emb, text_emb = embed(model, data, parts[path], show=False)
+        _write_shard(path, _unit_rows(image_emb, "image embeddings"), _unit_rows(text_emb, "text embeddings"))
+    if world > 1: state.wait_for_everyone()
 
 # %% ../nbs/extras/search.ipynb #0000001c
 def embed_corpus(model:CLIPMini, data:StudyData, folder:str|Path, # Holds a folder for each corpus
@@ -96,12 +109,19 @@ def embed_corpus(model:CLIPMini, data:StudyData, folder:str|Path, # Holds a fold
     shards = [_read_shard(path, len(part)) for path, part in parts.items()]
     missing = sum(shard is None for shard in shards)
     if missing: raise OSError(f"{missing} of {len(shards)} shards are missing in {home}; run again on one disk")
-    return Corpus(rows, *np.concatenate(shards, axis=1))
+    image_emb, text_emb = np.concatenate(shards, axis=1)
+    first = {} # equal texts to the last bit, whatever their shards
+    places = [first.setdefault(text, i) for i, text in enumerate(data.texts(rows))]
+    return Corpus(rows, image_emb, text_emb[places])
 
 # %% ../nbs/extras/search.ipynb #4a945c28
-def kept_corpus(model:CLIPMini, data:StudyData, rows=None) -> Corpus: # Row numbers; None for all studies
-    "As `embed_corpus`, in the folder `corpora` beside the image cache; it may be deleted at any time."
-    return embed_corpus(model, data, data.images.folder.parent/"corpora", rows)
+def kept_corpus(model:CLIPMini, data:StudyData, rows=None) -> Corpus: # Of some rows; of all studies for None
+    "As `embed_corpus`, in `corpora` beside the image cache, which may be deleted; of several processes all must call."
+    try: return embed_corpus(model, data, data.images.folder.parent/"corpora", rows)
+    except OSError as e: # such as a full disk
+        warnings.warn(f"the embeddings are not kept: {e}")
+        rows = np.arange(len(data.studies)) if rows is None else np.asarray(rows)
+        return Corpus(rows, *embed(model, data, rows))
 
 # %% ../nbs/extras/search.ipynb #4487ee1d
 def _cosines(vectors:np.ndarray, query:np.ndarray, among:np.ndarray|None) -> np.ndarray: # (n, d), (d,), (n,); (n,)
@@ -133,7 +153,7 @@ def nearest(vectors:np.ndarray, queries, k:int=10, # (n, d) and (m, d) unit rows
 
 # %% ../nbs/extras/search.ipynb #00000036
 def rank_of(vectors:np.ndarray, query:np.ndarray, place:int, # (n, d) and (d,), and which vector is looked for
-            among:np.ndarray|None=None) -> float: # (n,) bool, which may answer; None for all; 1 is best
+            among:np.ndarray|None=None) -> float: # 1 is best; `among`, (n,) bool: which may answer
     "The rank of one vector among those that may answer, ties shared."
     scores = _cosines(vectors, query, among)
     return float(expected_rank((scores > scores[place]).sum(), (scores == scores[place]).sum(), 1))
@@ -191,7 +211,7 @@ class Gallery:
     def view(self, i:int) -> str: return self.data.view(int(self.rows[i])) # which view these pixels are
 
 # %% ../nbs/extras/search.ipynb #00000057
-def make_gallery(model:CLIPMini, data:StudyData, split:str|None="test") -> Gallery: # train, val, test; None for all
+def make_gallery(model:CLIPMini, data:StudyData, split:str|None="test") -> Gallery: # Of train, val, test; None: of all
     "A part of the data, with its kept embeddings."
     return Gallery(model, data, kept_corpus(model, data, data.rows(split) if split else None))
 
@@ -212,7 +232,7 @@ def views(self:Gallery, i:int) -> dict[str, np.ndarray]: # frontal and lateral, 
 
 # %% ../nbs/extras/search.ipynb #655e4fac
 @patch
-def is_unlike(self:Gallery, pixels:np.ndarray) -> bool: # (h, w) uint8, of the gallery's size
+def is_unlike(self:Gallery, pixels:np.ndarray) -> bool: # For a picture (h, w) uint8 of the gallery's size
     "Whether a picture is unlike all radiographs of the gallery, so that answers to it mean little."
     small, least = self.likeness
     return bool((small_pictures(pixels[None]) @ small.T).max() < least)
@@ -234,7 +254,7 @@ class Query:
 
 # %% ../nbs/extras/search.ipynb #00000063
 @torch.no_grad()
-def phrase_query(gallery:Gallery, phrase:str, minus:str="") -> Query: # Any words, and a phrase to take away
+def phrase_query(gallery:Gallery, phrase:str, minus:str="") -> Query: # Of any words, less those of a second phrase
     "A phrase, or the difference of two. Raises ValueError where it is empty, or nothing is left."
     phrase, minus = phrase.strip(), minus.strip()
     if not phrase: raise ValueError("the phrase is empty; type some words, such as: large heart")
@@ -246,7 +266,7 @@ def phrase_query(gallery:Gallery, phrase:str, minus:str="") -> Query: # Any word
     return Query(f"{phrase} − {minus}", difference / length, phrase, minus)
 
 # %% ../nbs/extras/search.ipynb #00000067
-def study_query(gallery:Gallery, i:int, by:str="radiograph") -> Query: # Its place, and what asks: radiograph or report
+def study_query(gallery:Gallery, i:int, by:str="radiograph") -> Query: # By radiograph or report of the i-th study
     "A study of the gallery asks, by its radiograph or by its report."
     name, corpus = gallery.ids[i], gallery.corpus
     if by == "report": return Query(f"report {name}", corpus.text_emb[i], gallery.study(i)["text"], place=i)
@@ -254,7 +274,7 @@ def study_query(gallery:Gallery, i:int, by:str="radiograph") -> Query: # Its pla
 
 # %% ../nbs/extras/search.ipynb #00000069
 @torch.no_grad()
-def file_query(gallery:Gallery, name:str, content:bytes) -> Query: # The file's name, and PNG, JPEG or DICOM
+def file_query(gallery:Gallery, name:str, content:bytes) -> Query: # Of a PNG, JPEG or DICOM
     "A radiograph that is not in the gallery asks. Raises ValueError where it cannot be read."
     try: pixels = np.array(read_grey(dict(bytes=bytes(content)), gallery.pixels(0).shape[0]))
     except Exception as e: # whatever a broken file makes a decoder raise
@@ -265,7 +285,7 @@ def file_query(gallery:Gallery, name:str, content:bytes) -> Query: # The file's 
 
 # %% ../nbs/extras/search.ipynb #0000006d
 def answer(gallery:Gallery, query:Query, k:int=4, # How many; fewer where there are no more
-           finding:str|None=None) -> list[tuple[int, float]]: # Only with this finding; place and cosine
+           finding:str|None=None) -> list[tuple[int, float]]: # Place and cosine, best first; all with the finding
     "The studies nearest to a question, best first: their radiographs to a phrase, their reports to a radiograph."
     if finding and finding not in gallery.findings:
         raise ValueError(f"no study has the finding {finding!r}; there is {', '.join(gallery.findings) or 'no label'}")
@@ -277,7 +297,7 @@ def answer(gallery:Gallery, query:Query, k:int=4, # How many; fewer where there 
 # %% ../nbs/extras/search.ipynb #00000073
 @torch.no_grad()
 def word_effects(model:CLIPMini, text:str, emb:np.ndarray, # (d,) unit vector, the question
-                 pieces:int=32) -> list[tuple[str, float]]: # At most; each, and by how much it raises the cosine
+                 pieces:int=32) -> list[tuple[str, float]]: # In `pieces` at most; each raises the cosine by so much
     "The pieces of a text in order, measured by leaving out one at a time."
     words = np.array(text.split())
     parts = np.array_split(np.arange(len(words)), min(pieces, len(words)))

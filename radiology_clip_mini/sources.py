@@ -152,7 +152,7 @@ def _iu_study(r, which:str, frontal=None, lateral=None) -> dict:
 def read_kaggle(folder:str|Path, # Holds indiana_reports.csv, indiana_projections.csv and images in any folder below
                 skipped:dict, # Receives what is left out, and why
                 text:str="findings", # As `pick_text`
-                images:str|Path|None=None) -> Dataset: # Where the pictures lie, if not below `folder`
+                images:str|Path|None=None) -> Dataset: # With pictures below `images`, or below `folder`
     "All studies of Kaggle's IU X-Ray as `STUDY_FEATURES`; those without images too."
     reports = _read_csv(Path(folder)/"indiana_reports.csv", ("uid", "MeSH", "findings", "impression"))
     projections = _read_csv(Path(folder)/"indiana_projections.csv", ("uid", "filename", "projection"))
@@ -244,7 +244,7 @@ def _own_view(path:Path|None) -> str:
 # %% ../nbs/extras/sources.ipynb #00000044
 def read_openi(folder:str|Path, # Holds *.xml or NLMCXR_reports.tgz, and images (PNG, JPEG or DICOM) in any folder
                skipped:dict, # Receives what is left out, and why
-               text:str="findings", images:str|Path|None=None) -> Dataset: # As `read_kaggle`
+               text:str="findings", images:str|Path|None=None) -> Dataset: # `text`, `images` as in `read_kaggle`
     "All studies of Open-i's originals as `STUDY_FEATURES`; those without images too."
     files, header, rows = _image_files(images or folder), _header_views(Path(folder)), []
     for name, xml in _xml_files(Path(folder)):
@@ -280,7 +280,7 @@ def _r2gen_key(path:str|Path) -> str: # CXR<uid>_IM-<number>/0
 # %% ../nbs/extras/sources.ipynb #00000053
 def read_r2gen(folder:str|Path, # Holds annotation.json and images/CXR<uid>_IM-<number>/0.png
                skipped:dict, # Receives what is left out, and why
-               text:str="findings", images:str|Path|None=None) -> Dataset: # As `read_kaggle`
+               text:str="findings", images:str|Path|None=None) -> Dataset: # `text`, `images` as in `read_kaggle`
     "All studies of R2Gen's copy as `STUDY_FEATURES`; those without images too."
     folder, rows = Path(folder), []
     files = {_r2gen_key(p): p for p in files_below(images or folder/"images") if p.suffix.lower() in _IMAGE_FILES}
@@ -378,7 +378,7 @@ def read_table(source:str=HUB_ID, # A hub id, a .parquet file, a folder of them,
                columns:dict[str, str]|None=None, # Field of a study to the table's column; None for the hub's own table
                split_spec:str="train", # As `datasets` reads it: "train", "train[:500]"
                cache_dir:str|None=None, # Files are kept there; None for the default of `datasets`
-               text:str="findings") -> Dataset: # As `pick_text`, for the hub's own table
+               text:str="findings") -> Dataset: # `text` as in `pick_text`, for the hub's own table
     "All studies of a table as `STUDY_FEATURES`. Raises OSError without the hub, ValueError for other columns or cells."
     def to_study(r, i): return _mapped_study(r, i, columns) if columns else _hub_study(r, text)
     if columns: _check_mapping(columns)
@@ -436,7 +436,7 @@ def _one_text(study_id:str, records:list[dict], which:str, skipped:dict) -> str:
 # %% ../nbs/extras/sources.ipynb #0000007a
 def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names
                 skipped:dict, # Receives what is left out, and why
-                text:str="findings", images:str|Path|None=None) -> Dataset: # As `read_kaggle`
+                text:str="findings", images:str|Path|None=None) -> Dataset: # `text`, `images` as in `read_kaggle`
     "All studies of an imagefolder as `STUDY_FEATURES`; images of one `study_id` are grouped by view."
     folder, rows = Path(folder), []
     for study_id, group in _read_metadata(folder).groupby("study_id", sort=False):

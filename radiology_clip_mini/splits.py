@@ -97,7 +97,7 @@ def shared_pictures(patients:list[str], # Of each study
     for patient, group in group_of.items(): groups.setdefault(group, []).append(patient)
     return [sorted(group) for group in groups.values() if len(group) > 1]
 
-def keep_together(splits:dict, groups:list[list[str]]) -> dict: # As `shared_pictures` gives them
+def keep_together(splits:dict, groups:list[list[str]]) -> dict: # `groups` as `shared_pictures` gives them
     "The same splits, with each group where its first patient is."
     part_of = {patient: name for name, ids in splits.items() for patient in ids}
     for first, *others in groups: part_of |= dict.fromkeys(others, part_of[first])
@@ -119,7 +119,7 @@ def known_split(name:str, # One of `KNOWN_SPLITS`
     return r2gen_split(found[0])
 
 # %% ../nbs/extras/splits.ipynb #5b1d001e
-def known_patients(studies:Dataset, split:dict[str, str]) -> dict[str, list[str]]: # As `known_split` gives it
+def known_patients(studies:Dataset, split:dict[str, str]) -> dict[str, list[str]]: # By part
     "The patients in each part of a known split."
     table = pd.DataFrame(dict(patient=studies["patient_id"][:], part=[split[s] for s in studies["study_id"]]))
     return {name: sorted(set(table["patient"][table["part"] == name])) for name in SPLITS}

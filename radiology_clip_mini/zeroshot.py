@@ -25,7 +25,7 @@ def has_finding(labels, # n lists of labels
 
 # %% ../nbs/extras/zeroshot.ipynb #0000000a
 def common_findings(labels, # n lists of labels
-                    least:int=5) -> list[str]: # Studies that have it, and that do not
+                    least:int=5) -> list[str]: # In `least` studies, and not in as many
     "The findings that can be evaluated, the most frequent first; \"other\" is none."
     names = sorted({plain_finding(label) for label in set().union(*labels)} - {"other"})
     n = has_finding(labels, names).sum(0)
