@@ -18,7 +18,7 @@ from radiology_clip_mini.data import DataConfig, prepare_data
 from radiology_clip_mini.models import CLIPMini
 folder, pause = sys.argv[1], float(sys.argv[2])
 real, rows = search.embed, []
-def embed(model, data, part): time.sleep(pause); rows.extend(part.tolist()); return real(model, data, part)
+def embed(model, data, part, **more): time.sleep(pause); rows.extend(part.tolist()); return real(model, data, part, **more)
 search.embed = embed
 data = prepare_data(DataConfig(source="phantom", phantoms=40, image_size=32, cache_dir=folder), seed=1)
 corpus = search.embed_corpus(CLIPMini.from_pretrained(folder + "/model"), data, folder + "/corpora", shard_size=5)
