@@ -98,12 +98,14 @@ def _describe_all(side:_Side, scores:dict) -> dict: # `scores` by answer and kin
 
 # %% ../nbs/extras/evaluate.ipynb #00000017
 def _look_up(similarity:Similarity, n_gallery:int, mine:np.ndarray, other:np.ndarray) -> list[np.ndarray]:
-    "For each query the similarity to its own and to another item; the ten best similarities, and their items."
+    "By query the similarity to its own and to another item, how many tie with its own; the ten best, and their items."
     size, parts = max(1, BLOCK // n_gallery), []
     for start in range(0, len(mine), size):
         block = similarity(start, min(start + size, len(mine)))
         row, now = np.arange(len(block)), slice(start, start + len(block))
-        found = block[row, mine[now]], block[row, other[now]], *block.topk(min(10, n_gallery))
+        matched = block[row, mine[now]]
+        tied = (block == matched[:, None]).sum(1)
+        found = matched, block[row, other[now]], tied, *block.topk(min(10, n_gallery))
         parts.append([x.numpy() for x in found])
     return [np.concatenate(x) for x in zip(*parts)]
 
@@ -113,9 +115,9 @@ def _rank_table(side:_Side, similarity:Similarity, scores:dict) -> pd.DataFrame:
     q, g, own = side.q, side.g, side.kinds["own"](0, len(side.q))
     mine = own.indices[own.indptr[:-1]]
     other = (mine + np.random.default_rng(0).integers(1, max(len(g), 2), len(q))) % len(g)
-    matched, random, best, items = _look_up(similarity, len(g), mine, other)
+    matched, random, tied, best, items = _look_up(similarity, len(g), mine, other)
     columns = dict(direction=side.name, query=q["study_id"].to_numpy(), patient_id=q["patient_id"].to_numpy(),
-                   rank=scores["own"]["MedR"], similarity=matched, random_similarity=random,
+                   rank=scores["own"]["MedR"], tied=tied, similarity=matched, random_similarity=random,
                    twins=equal_relevance(q["text_id"], g["text_id"]).sum(1).astype(int))
     columns |= {f"top_{k}": g["study_id"].to_numpy()[found] for k, found in enumerate(items.T, 1)}
     columns |= {f"score_{k}": found for k, found in enumerate(best.T, 1)}

@@ -110,7 +110,8 @@ def failure_table(ranks:pd.DataFrame, # As ranks.csv
 def _recall_curve(ax, ranks:pd.DataFrame, n_gallery:int) -> None:
     ks = np.unique(np.geomspace(1, n_gallery, 40).round().astype(int))
     for (direction, part), colour in zip(ranks.groupby("direction", sort=False), ("C0", "C1")):
-        hits = pd.DataFrame({str(k): (part["rank"] <= k).astype(float) for k in ks})
+        above = part["rank"] - (part["tied"] + 1) / 2
+        hits = pd.DataFrame({str(k): ((k - above) / part["tied"]).clip(0, 1) for k in ks})
         band = np.array(list(bootstrap_ci(hits, part["patient_id"], 500).values()))
         ax.plot(ks, hits.mean(), color=colour, label=DIRECTIONS[direction])
         ax.fill_between(ks, *band.T, color=colour, alpha=.2, lw=0)
