@@ -358,7 +358,7 @@ def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run'
               results_dir:str="results", # Where runs are kept
               source:str|None=None, # Where the data lies now, if elsewhere than in training
               study:str|None=None, # Which test study to show; if not given, the first with three findings
-              method:list[str]=("integrated", "grad_cam")): # Kinds of heat maps, a row each; also hires_cam
+              method:list[str]=["integrated", "grad_cam"]): # Kinds of heat maps, a row each; also hires_cam
     "Draw a retrieval grid for a trained model, and heat maps for the findings of one study."
     stages = Stages()
     run = load_run(ckpt, results_dir, source)

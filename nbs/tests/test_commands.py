@@ -39,8 +39,8 @@ def trained(tmp_path_factory):
 
 def test_train_eval_viz(trained):
     "The three commands in a row leave the files that DESIGN names."
-    for module in ("metrics", "gradcam"):
-        done = subprocess.run([sys.executable, "-m", f"radiology_clip_mini.{module}"], cwd=trained, capture_output=True, text=True)
+    for module, *words in (("metrics",), ("gradcam", "--method", "grad_cam"), ("gradcam",)):
+        done = subprocess.run([sys.executable, "-m", f"radiology_clip_mini.{module}", *words], cwd=trained, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         if module == "metrics": assert max(map(len, done.stdout.split("written")[0].splitlines())) <= 100
     run = trained/Path((trained/"results/latest.txt").read_text().strip()).parent
