@@ -88,7 +88,7 @@ def _embed_missing(model:CLIPMini, data:StudyData, parts:dict) -> None: # Path o
     if world > 1: state.wait_for_everyone() # all have the same list
     mine = todo[rank::world]
     for path in progress(mine, "embedding", unit="shard", show=rank == 0):
-        image_emb, text_emb = embed(model, data, parts[path], show=False)
+        image_emb, text_emb = embed(model, data, parts[path], show=rank == 0)
         _write_shard(path, _unit_rows(image_emb, "image embeddings"), _unit_rows(text_emb, "text embeddings"))
     if world > 1: state.wait_for_everyone()
 
