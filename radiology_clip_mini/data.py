@@ -273,7 +273,7 @@ def _list_notes(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, 
         if kept[row] and v in wanted: skipped[f"{ids[row]} {VIEWS[v]}"] = reason
     for row in np.flatnonzero(~kept):
         reasons = [broken[row, v] for v in wanted if (row, v) in broken]
-        skipped[ids[row]] = "; ".join(reasons) or f"no {views} image".replace("any ", "").replace("both ", "")
+        skipped[ids[row]] = "; ".join(reasons) or (f"no {views} image" if len(wanted) == 1 else "no image")
 
 # %% ../nbs/00_data.ipynb #0000005d
 def gather_data(studies:Dataset, # n usable studies

@@ -62,7 +62,8 @@ def _embed_with_map(model:CLIPMini,
         for hook in hooks: hook.remove()
     fine = [part for part, found in maps.items() if min(found[0].shape[2:]) >= cells]
     part = fine[-1] if fine else next(iter(maps))
-    return emb, maps[part][0] if len(maps[part]) == 1 else torch.cat(maps[part]), part
+    found = maps[part]
+    return emb, found[0] if len(found) == 1 else torch.cat(found), part # a gradient needs the map itself
 
 # %% ../nbs/05_gradcam.ipynb #0000001a
 def _weigh(method:str, maps:torch.Tensor, grads:torch.Tensor) -> torch.Tensor: # (n, c, h', w') to (n, h', w')
