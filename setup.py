@@ -20,7 +20,7 @@ setup(
     url=cfg["git_url"],
     keywords=cfg["keywords"],
     packages=find_packages(include=["radiology_clip_mini*"]),
-    package_data={"radiology_clip_mini": ["configs/*.yaml", "configs/*.json", "configs/*.md", "*.js", "*.css"]},
+    package_data={"radiology_clip_mini": ["configs/*.yaml", "configs/*.json", "configs/*.md", "*.js", "*.css", "*.ipynb"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")},

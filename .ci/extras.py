@@ -1,4 +1,4 @@
-"""Asks one question of an extra, in an environment that holds nothing else: python .ci/extras.py app|compare|dicom|reports
+"""Asks one question of an extra, in an environment that holds nothing else: python .ci/extras.py app|compare|dicom
 
 Expects a run in ./results, as `rclip_train --config demo` leaves it.
 """
@@ -72,15 +72,6 @@ def dicom():
     assert grey[0, 0] == 255 and grey[0, -1] == 0 and (np.diff(grey[0].astype(int)) <= 0).all()
 
 
-def reports():
-    "The run's nearest training reports are scored as answers."
-    from radiology_clip_mini.nearest_report import nearest_report_table
-    from radiology_clip_mini.runs import load_run
-    run = load_run()
-    table = nearest_report_table(run.model, run.data)
-    assert table.loc["nearest", "F1 micro"] > table.loc["random", "F1 micro"], table
-
-
 if __name__ == "__main__":
-    dict(app=app, compare=compare, dicom=dicom, reports=reports)[sys.argv[1]]()
+    dict(app=app, compare=compare, dicom=dicom)[sys.argv[1]]()
     print(f"{sys.argv[1]}: imports and answers")

@@ -103,8 +103,7 @@ class ImageCache:
         reasons = json.loads((folder/"reasons.json").read_text(encoding="utf-8"))
         self.reasons = {}
         for row, view, reason in reasons: # one picture may have several
-            known = self.reasons.get((row, view))
-            self.reasons[row, view] = f"{known}; {reason}" if known else reason
+            self.reasons[row, view] = "; ".join(filter(None, [self.reasons.get((row, view)), reason]))
 
     def read(self, rows:np.ndarray, # (b, …) study numbers
              views:np.ndarray) -> np.ndarray: # (b, …) 0 frontal, 1 lateral, -1 none; (b, …, h, w) uint8

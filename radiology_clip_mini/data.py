@@ -58,8 +58,7 @@ class DataConfig:
 # %% ../nbs/00_data.ipynb #00000011
 def source_path(source:str) -> Path:
     "Where a local source lies, whether or not it is there."
-    path = "/kaggle/input" if source == "kaggle" else source
-    return Path(home_path(path))
+    return Path("/kaggle/input" if source == "kaggle" else home_path(source))
 
 # %% ../nbs/00_data.ipynb #00000012
 def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
@@ -246,9 +245,9 @@ def picture(self:StudyData, row:int) -> np.ndarray:
 
 # %% ../nbs/00_data.ipynb #00000056
 @patch
-def view(self:StudyData, row:int) -> str:
-    "Which view `picture` shows."
-    return VIEWS[next(v for v in self.view_ids[row] if v >= 0)]
+def seen(self:StudyData, row:int) -> list[str]:
+    "Which views of a study the model sees; the first is the one that `picture` shows."
+    return [VIEWS[v] for v in self.view_ids[row] if v >= 0]
 
 # %% ../nbs/00_data.ipynb #00000058
 def choose_views(there:np.ndarray, # (n, 2) bool: is there a frontal, a lateral

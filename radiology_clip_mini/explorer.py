@@ -6,9 +6,10 @@
 __all__ = ['image_uri', 'heat_image', 'Explorer', 'explore', 'rclip_app', 'main']
 
 # %% ../nbs/extras/explorer.ipynb #00000004
-import base64, copy, io, os, re, tempfile
+import base64, copy, io, json, os, re, shutil, tempfile
 from dataclasses import replace
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -28,7 +29,7 @@ from .splits import SPLITS
 def image_uri(image:Image.Image, form:str="JPEG") -> str:
     "An image as an address that holds it."
     file = io.BytesIO()
-    image.save(file, form, **(dict(quality=88) if form == "JPEG" else dict(compress_level=1)))
+    image.save(file, form, quality=88, compress_level=1) # of JPEG and of PNG
     return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 def heat_image(cam:np.ndarray) -> Image.Image: # (h, w) in [0, 1]
@@ -114,44 +115,42 @@ def _picture(pixels:np.ndarray, title:str, view:str, boxes:list=()) -> dict: # (
     return dict(src=image_uri(Image.fromarray(pixels)), title=title, right=view == "frontal", boxes=drawn,
                 size=pixels.shape[::-1])
 
-# %% ../nbs/extras/explorer.ipynb #bbbde70f
-@patch
-def _standing(self:Explorer, query:Query, i:int) -> str:
+# %% ../nbs/extras/explorer.ipynb #a1617a2e
+def _standing(gallery:Gallery, query:Query, i:int) -> str:
     "A phrase, the cosine of the i-th radiograph with it, and that radiograph's rank among all."
-    corpus = self.gallery.corpus
-    cosine, rank = corpus.image_emb[i] @ query.emb, rank_of(corpus.image_emb, query.emb, i)
-    return f"{query.name}: cosine {cosine:.2f}, rank {rank:g} of {len(corpus):,}"
+    if not query.text: return "this report"
+    emb = gallery.corpus.image_emb
+    return f"{query.name}: cosine {emb[i] @ query.emb:.2f}, rank {rank_of(emb, query.emb, i):g} of {len(emb):,}"
 
 # %% ../nbs/extras/explorer.ipynb #753f0a42
 @patch
 def open(self:Explorer, panel:int=0, n:int=0) -> None:
     "Shows the n-th answer to a question: its views with heat maps, and its report with the words that matter."
-    i, score = self.found[panel][n]
-    study, views, query = self.gallery.study(i), self.gallery.views(i), self.queries[panel]
+    (i, score), g, query = self.found[panel][n], self.gallery, self.queries[panel]
+    study, views, place = g.study(i), g.views(i), query.place if query.views else i
     boxes, pictures = study.get("boxes") or [], []
     for view, pixels in (query.views or views).items():
-        for q in self.queries:
-            title = f"{view}, map for {self._standing(q, i) if q.text else 'this report'}"
-            pictures.append(_picture(pixels, title, view, [] if query.views else boxes))
+        unseen = place is not None and view not in g.seen(place)
+        titles = ["not seen by the model"] if unseen else [f"map for {_standing(g, q, i)}" for q in self.queries]
+        pictures += [_picture(pixels, f"{view}, {title}", view, [] if query.views else boxes) for title in titles]
     if query.views: pictures += [_picture(p, f"{v} of {study['study_id']}", v, boxes) for v, p in views.items()]
     findings = ", ".join(study["labels"]) or "no finding labelled"
     self.page.opened = dict(id=study["study_id"], pictures=pictures,
                             title=f"{study['study_id']}, cosine {score:.3f}. {findings}.")
     self.page.maps, self.page.words = [], [[study["text"], 0]]
-    self.page.maps = self._maps(query.views or views, study["text"])
-    self.page.words = word_effects(self.gallery.model, study["text"], query.emb)
+    self.page.maps = self._maps(place, query.views or views, study["text"])
+    self.page.words = word_effects(g.model, study["text"], query.emb)
 
 # %% ../nbs/extras/explorer.ipynb #22c29968
 @patch
-def _maps(self:Explorer, views:dict[str, np.ndarray], report:str) -> list[str]:
-    "The heat maps of the views, for each question in turn."
-    found = []
-    try:
-        for view, pixels in views.items():
-            cams = query_maps(self.gallery, self.queries, pixels, report, view, self.settings["method"])
-            found += [image_uri(heat_image(cam), "PNG") for cam in cams]
-    except ValueError as e: self.page.message = str(e)
-    return found
+def _maps(self:Explorer, place:int|None, views:dict[str, np.ndarray], report:str) -> list[str]:
+    "The heat maps of the views, for each question in turn, and an empty one for a view that the model does not see."
+    try: cams = query_maps(self.gallery, self.queries, place, report, self.settings["method"])
+    except ValueError as e:
+        self.page.message = str(e)
+        return []
+    drawn = {view: [image_uri(heat_image(cam), "PNG") for cam in found] for view, found in cams.items()}
+    return list(chain.from_iterable(drawn.get(view, [""]) for view in views))
 
 # %% ../nbs/extras/explorer.ipynb #e205a4bb
 @patch
@@ -217,29 +216,12 @@ def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's 
     "An explorer over the studies of a run."
     return Explorer(_gallery(ckpt, results_dir, source, split))
 
-# %% ../nbs/extras/explorer.ipynb #00000047
-def _write_page(folder:str, settings:dict) -> Path: # Of `explore`
-    "A notebook that shows the explorer, from the folder in which the command was called."
-    import nbformat # comes with Voilà
-    code = ["import os", "from IPython.display import clear_output", "from radiology_clip_mini.explorer import explore",
-            f"os.chdir({os.getcwd()!r})", f"explorer = explore(**{settings!r})",
-            "explorer.page.setup = explorer.page.setup | dict(linked='/voila/static/voila.js')",
-            "clear_output() # of progress bars", "explorer"]
-    text = ("# radiology_clip_mini\n\nType a phrase, choose a radiograph, or drop a file of your own. "
-            "Research and education only, not for clinical decisions.")
-    cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("\n".join(code))]
-    kernel = dict(kernelspec=dict(name="python3", display_name="Python 3", language="python"))
-    path = Path(folder)/"explorer.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
-    return path
-
 # %% ../nbs/extras/explorer.ipynb #0000004b
-def _options(page:Path, port:int, no_browser:bool) -> list[str]:
+def _options(page:str, port:int, no_browser:bool) -> list[str]:
     "The words after `voila`, which win over its configuration files."
-    served = "--Voila.ip=127.0.0.1", f"--Voila.port={port}", f"--Voila.open_browser={not no_browser}"
-    culled = "--MappingKernelManager.cull_interval=60", "--MappingKernelManager.cull_idle_timeout=600"
-    warm = "--preheat_kernel=True", "--pool_size=1"
-    return [str(page), *served, *culled, *warm]
+    return [page, "--Voila.ip=127.0.0.1", f"--Voila.port={port}", f"--Voila.open_browser={not no_browser}",
+            "--MappingKernelManager.cull_interval=60", "--MappingKernelManager.cull_idle_timeout=600",
+            "--preheat_kernel=True", "--pool_size=1"]
 
 # %% ../nbs/extras/explorer.ipynb #0000004c
 _ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -260,9 +242,11 @@ def rclip_app(ckpt:str|None=None, # A run's best or last folder; the latest run'
         raise ValueError("the page needs Voilà: pip install 'radiology-clip-mini[app]'; explore() does without") from e
     n = len(_gallery(ckpt, results_dir, source, split))
     print(f"{n:,} studies. Ctrl-C ends the page", flush=True)
-    settings = dict(ckpt=ckpt, results_dir=results_dir, source=source, split=split)
+    asked = dict(folder=os.getcwd(), ckpt=ckpt, results_dir=results_dir, source=source, split=split)
+    os.environ["RCLIP_APP"] = json.dumps(asked)
     with tempfile.TemporaryDirectory() as folder:
-        Voila.launch_instance(_options(_write_page(folder, settings), port, no_browser), **_SERVED)
+        page = shutil.copy(files("radiology_clip_mini")/"explorer_page.ipynb", folder)
+        Voila.launch_instance(_options(page, port, no_browser), **_SERVED)
 
 # %% ../nbs/extras/explorer.ipynb #00000051
 def main(): run_command(rclip_app)

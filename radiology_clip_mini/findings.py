@@ -6,41 +6,14 @@
 __all__ = ['FINDINGS', 'mesh_labels', 'plain_finding', 'listed_findings', 'label_matrix']
 
 # %% ../nbs/extras/findings.ipynb #f1d00004
-import re
+import json, re
+from importlib.resources import files
 from itertools import chain
 
 import numpy as np
 
 # %% ../nbs/extras/findings.ipynb #f1d00007
-FINDINGS = {
-    "cardiomegaly": r"cardiomegaly|(cardiac shadow|heart.*)/.*(enlarged|borderline|prominent)",
-    "pleural effusion": r"pleural effusion|hydropneumothorax|hemothorax",
-    "pneumothorax": r"pneumothorax|hemopneumothorax",
-    "consolidation": r"consolidation|airspace disease|infiltrate|pneumonia$|pneumonia/",
-    "edema": r"pulmonary edema|pulmonary congestion|heart failure|hypovolemia$",
-    "atelectasis": r"pulmonary atelectasis|volume loss",
-    "nodule": r"nodule|mass(/|$)|cavitation|cysts/lung",
-    "granuloma": r"calcified granuloma|granuloma",
-    "opacity": r"opacity|density/lung|density$",
-    "emphysema": r"(pulmonary |bullous )?emphysema|pulmonary disease, chronic obstructive|lung, hyperlucent|"
-                 r"lung.*/hyperdistention|blister",
-    "low lung volume": r"lung.*/hypoinflation",
-    "interstitial markings": r"markings|pulmonary fibrosis|lung diseases, interstitial|cystic fibrosis|bronchiectasis|"
-                             r"thickening/bronchovascular|lung/.*interstitial",
-    "scarring": r"cicatrix",
-    "pleural thickening": r"thickening/(pleura|.*pleura)|pleura/",
-    "costophrenic blunting": r"costophrenic angle|sulcus",
-    "raised diaphragm": r"diaphragm.*/elevated|diaphragmatic eventration",
-    "hiatal hernia": r"hernia, hiatal",
-    "aortic disease": r"aorta|atherosclerosis|aortic aneurysm",
-    "calcification": r"calcinosis",
-    "fracture": r"fractures, bone|deformity/.*(ribs|clavicle)",
-    "spine degeneration": r"osteophyte|spondylosis|(thoracic|lumbar|cervical) vertebrae|spine/|arthritis|"
-                          r"deformity/.*vertebrae|hyperostosis",
-    "scoliosis": r"scoliosis|kyphosis",
-    "implant": r"implanted medical device|medical device|catheters, indwelling|tube, inserted|surgical instruments|"
-               r"stents|sutures|spinal fusion|breast implants|foreign bodies",
-}
+FINDINGS = json.loads((files("radiology_clip_mini")/"configs/findings.json").read_text(encoding="utf-8"))
 
 # %% ../nbs/extras/findings.ipynb #f1d00009
 _NO_FINDING = ("", "normal", "no finding", "no indexing", "technical quality of image unsatisfactory")

@@ -33,16 +33,13 @@ from .search import Gallery, Query, answer, make_gallery, mean_pictures, rank_of
 CELLS = dict(grad_cam=7, hires_cam=7, integrated=24) # The least height and width of each method's map
 METHODS = tuple(CELLS)
 
-def _has_convolution(part:nn.Module) -> bool:
-    return any(isinstance(module, nn.Conv2d) for module in part.modules())
-
 # %% ../nbs/05_gradcam.ipynb #00000012
 def _parts(encoder:nn.Module) -> list[nn.Module]:
     "The encoder's parts with convolutions, and the members of those that are sequences."
     parts = list(encoder.children())
     for part in encoder.children():
         if isinstance(part, nn.Sequential): parts += part
-    return [part for part in parts if _has_convolution(part)]
+    return [part for part in parts if any(isinstance(module, nn.Conv2d) for module in part.modules())]
 
 # %% ../nbs/05_gradcam.ipynb #00000013
 def _embed_with_map(model:CLIPMini,
@@ -123,14 +120,18 @@ def _text_vector(model:CLIPMini, text:str, minus:str|None) -> torch.Tensor: # (d
     return text_emb if minus is None else text_emb - model.encode_text([minus])[0]
 
 # %% ../nbs/05_gradcam.ipynb #4e0bc53d
-def _cams(model:CLIPMini, images:torch.Tensor, text:str, minus:str|None, method:str,
-          reference:torch.Tensor|None, present:torch.Tensor|None=None) -> np.ndarray: # (k, h, w) ≥ 0
-    "Maps of the images of one study, not yet scaled; the model's mode is given back as it was."
-    training = model.training
+def _cams(model:CLIPMini, images:torch.Tensor, texts:list, method:str, # (3, h, w), or (v, 3, h, w) with v views
+          reference:torch.Tensor|None, present:torch.Tensor|None=None) -> np.ndarray: # (texts, k, h, w) in [0, 1]
+    "Maps of one study for several texts, on one scale; the model's mode is given back as it was."
+    training, n = model.training, len(texts)
     model.eval()
-    try: cams = similarity_maps(model, images, _text_vector(model, text, minus), method, present, reference=reference)
+    try:
+        text_emb = torch.stack([_text_vector(model, *pair) for pair in texts])
+        present = None if present is None else present.expand(n, -1)
+        cams = similarity_maps(model, images.expand(n, *images.shape), text_emb, method, present, reference=reference)
     finally: model.train(training)
-    return F.interpolate(cams[:, None], images.shape[-2:], mode="bilinear")[:, 0].cpu().numpy()
+    cams = F.interpolate(cams[:, None], images.shape[-2:], mode="bilinear")[:, 0].cpu().numpy()
+    return cams.reshape(n, -1, *images.shape[-2:]) / max(cams.max(), 1e-12)
 
 # %% ../nbs/05_gradcam.ipynb #0000002d
 def _as_image(model:CLIPMini, picture:np.ndarray|torch.Tensor) -> torch.Tensor: # (3, h, w) normalised, on its device
@@ -153,8 +154,7 @@ def phrase_cams(model:CLIPMini, # Its mode is given back as it was
         reference = _as_image(model, reference)
         if reference.shape != image.shape:
             raise ValueError(f"the reference is {tuple(reference.shape)}, the image {tuple(image.shape)}")
-    cams = np.stack([_cams(model, image[None], text, minus, method, reference)[0] for text, minus in texts])
-    return cams / max(cams.max(), 1e-12)
+    return _cams(model, image, texts, method, reference)[:, 0]
 
 # %% ../nbs/05_gradcam.ipynb #0000002f
 def grad_cam(model:CLIPMini, # Its mode is given back as it was
@@ -168,17 +168,16 @@ def grad_cam(model:CLIPMini, # Its mode is given back as it was
 
 # %% ../nbs/05_gradcam.ipynb #0000003d
 def study_cams(model:CLIPMini, data:StudyData, row:int, # Which study of the data
-               text:str, minus:str|None=None, # Any words, and words to subtract
+               texts:list[tuple[str, str|None]], # t texts, each with one to subtract, or None
                method:str="grad_cam", # One of `METHODS`
                reference:dict|None=None) -> dict[str, np.ndarray]: # By view; integrated needs `mean_pictures`
-    "View to its map, (h, w) in [0, 1]; 1 is the largest value of any view. Raises ValueError as `grad_cam`."
-    views, pixels = data.view_ids[row], data.pixels([row]) # -1 is a view that is not there
+    "View to its maps, (t, h, w) in [0, 1], all views and texts on one scale. Raises ValueError as `grad_cam`."
+    views, pixels = data.view_ids[row], data.pixels([row])[0] # -1 is a view that is not there
     if reference is not None:
-        means = [reference.get(VIEWS[v], own) for v, own in zip(views, pixels[0])] # where no view is, any picture does
+        means = [reference.get(VIEWS[v], own) for v, own in zip(views, pixels)] # where no view is, any picture does
         reference = model.preprocess(np.stack(means))
-    present = torch.from_numpy(views >= 0)[None]
-    cams = _cams(model, model.preprocess(pixels), text, minus, method, reference, present)
-    return {VIEWS[v]: cam / max(cams.max(), 1e-12) for v, cam in zip(views[views >= 0], cams)}
+    cams = _cams(model, model.preprocess(pixels), texts, method, reference, torch.from_numpy(views >= 0))
+    return dict(zip([VIEWS[v] for v in views if v >= 0], cams.swapaxes(0, 1)))
 
 # %% ../nbs/05_gradcam.ipynb #00000047
 def show_radiograph(ax:Axes, # Where to draw
@@ -258,7 +257,7 @@ def _show_answers(axes, gallery:Gallery, query:Query, found:list[tuple[int, floa
     for ax, (i, score) in zip(axes, found):
         study, cosine = gallery.study(i), f"cosine {score:.2f}"
         if query.text:
-            show_radiograph(ax, gallery.pixels(i), title=f"{study['study_id']}\n{cosine}", view=gallery.view(i))
+            show_radiograph(ax, gallery.pixels(i), title=f"{study['study_id']}\n{cosine}", view=gallery.seen(i)[0])
         else: _show_report(ax, study["text"], cosine)
         colour, width = ("limegreen", 4) if i == query.place else ("lightgrey", 1)
         for spine in ax.spines.values(): spine.set(color=colour, linewidth=width)
@@ -276,13 +275,14 @@ def retrieval_grid(gallery:Gallery, i:int=0, k:int=4) -> Figure: # Of the i-th s
 
 # %% ../nbs/05_gradcam.ipynb #b790daea
 def query_maps(gallery:Gallery, queries:list[Query],
-               pixels:np.ndarray, report:str, # (h, w) uint8, and what the map is for, where a radiograph asks
-               view:str="frontal", # Whose mean picture in the gallery is compared with
-               method:str="integrated") -> np.ndarray: # One of `METHODS`; (queries, h, w) in [0, 1]
-    "The heat maps that belong to an answer, all on one scale."
-    reference = gallery.means.get(view, gallery.means.get("frontal")) if method == "integrated" else None
+               i:int|None, # Which study of the gallery; None for the radiograph from outside that asks
+               report:str="", # What the maps are for, where a radiograph asks
+               method:str="integrated") -> dict[str, np.ndarray]: # One of `METHODS`; view to (queries, h, w) in [0, 1]
+    "The heat maps that belong to an answer, for each view that the model sees, all on one scale."
     texts = [(query.text or report, query.minus) for query in queries]
-    return phrase_cams(gallery.model, pixels, texts, method, reference)
+    if i is not None: return study_cams(gallery.model, gallery.data, gallery.rows[i], texts, method, gallery.means)
+    (view, pixels), reference = *queries[0].views.items(), next(iter(gallery.means.values()))
+    return {view: phrase_cams(gallery.model, pixels, texts, method, reference)}
 
 # %% ../nbs/05_gradcam.ipynb #b3ea9c59
 def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
@@ -291,8 +291,8 @@ def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], 
     above, below = fig.subplots(2, len(found), squeeze=False)
     _show_answers(above, gallery, query, found)
     for ax, (i, _) in zip(below, found):
-        pixels, view = gallery.pixels(i), gallery.view(i)
-        show_radiograph(ax, pixels, query_maps(gallery, [query], pixels, "", view, method)[0], view=view)
+        view, cams = next(iter(query_maps(gallery, [query], i, method=method).items()))
+        show_radiograph(ax, gallery.pixels(i), cams[0], view=view)
     return fig
 
 # %% ../nbs/05_gradcam.ipynb #e732add9
@@ -302,8 +302,8 @@ def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float
     nearest_report = gallery.study(found[0][0])["text"]
     fig = Picture(2.3*(len(found)+2), 3)
     mapped, question, *answers = fig.subplots(1, len(found)+2)
-    cam = query_maps(gallery, [query], pixels, nearest_report, view, method)[0]
-    show_radiograph(mapped, pixels, cam, "map for the nearest report", view=view)
+    cams = query_maps(gallery, [query], query.place, nearest_report, method)
+    show_radiograph(mapped, pixels, next(iter(cams.values()))[0], "map for the nearest report", view=view)
     _show_question(question, gallery, query)
     _show_answers(answers, gallery, query, found)
     return fig
@@ -334,7 +334,7 @@ def study_phrases(study:dict) -> list[str]: # A row of the studies
 # %% ../nbs/05_gradcam.ipynb #0000005e
 def finding_boxes(gallery:Gallery, i:int, texts:list[str]) -> list[list[tuple]]: # For each text, (x0, y0, x1, y1)
     "Where the source has drawn each finding on the i-th radiograph, in pixels, if it says so."
-    drawn = [box for box in gallery.study(i).get("boxes") or [] if box["view"] == gallery.view(i)]
+    drawn = [box for box in gallery.study(i).get("boxes") or [] if box["view"] == gallery.seen(i)[0]]
     def corners(text): return [(b["x0"], b["y0"], b["x1"], b["y1"]) for b in drawn if b["label"] == text]
     return [corners(text) for text in texts]
 
@@ -344,7 +344,7 @@ def visualise_run(run:Run, study:str|None=None, # Which test study; if None, one
     "Writes viz/retrieval_grid.png and viz/gradcam_example.png into the run's folder; returns their paths."
     gallery = make_gallery(run.model, run.data)
     i = _pick_study(gallery, study)
-    texts, view = study_phrases(gallery.study(i)), gallery.view(i)
+    texts, view = study_phrases(gallery.study(i)), gallery.seen(i)[0]
     boxes = finding_boxes(gallery, i, texts)
     reference = mean_pictures(run.data, run.data.rows("train"))[view]
     maps = gradcam_figure(run.model, gallery.pixels(i), texts, boxes, view, methods, reference)

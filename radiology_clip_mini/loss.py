@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_LOGIT_SCALE', 'match_targets', 'clip_loss', 'sentence_loss', 'clamp_logit_scale_', 'refuse_batch_norm',
-           'backward_in_chunks']
+           'embed_in_chunks']
 
 # %% ../nbs/02_loss.ipynb #00000004
 import math
@@ -12,6 +12,7 @@ from typing import Callable
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 # %% ../nbs/02_loss.ipynb #0000000c
 def match_targets(n:int, # Pairs in the batch
@@ -23,11 +24,8 @@ def match_targets(n:int, # Pairs in the batch
     return same / same.sum(1, keepdim=True)
 
 # %% ../nbs/02_loss.ipynb #0000001a
-def _cosines(image_emb:torch.Tensor, text_emb:torch.Tensor) -> torch.Tensor: # (n, n), at least float32
-    "Every image with every text. Raises ValueError for shapes that are no pairs."
-    ours, theirs = tuple(image_emb.shape), tuple(text_emb.shape)
-    if ours != theirs or len(ours) != 2:
-        raise ValueError(f"expected two embeddings of one shape (n, d); got {ours} and {theirs}")
+def _cosines(image_emb:torch.Tensor, text_emb:torch.Tensor) -> torch.Tensor: # (n, d) and (m, d) to (n, m)
+    "Every image with every text, at least in float32."
     dtype = torch.promote_types(image_emb.dtype, torch.float32)
     return image_emb.to(dtype) @ text_emb.to(dtype).T
 
@@ -37,6 +35,9 @@ def clip_loss(image_emb:torch.Tensor, text_emb:torch.Tensor, # (n, d) unit rows;
               text_ids:torch.Tensor|None=None, # (n,), equal for equal texts, which then count as each other's match
              ) -> torch.Tensor: # Scalar
     "Symmetric InfoNCE over a batch of pairs, in nats (CLIP, arXiv:2103.00020). Raises ValueError for other shapes."
+    ours, theirs = tuple(image_emb.shape), tuple(text_emb.shape)
+    if ours != theirs or len(ours) != 2:
+        raise ValueError(f"expected two embeddings of one shape (n, d); got {ours} and {theirs}")
     with torch.autocast(image_emb.device.type, enabled=False):
         logits = logit_scale * _cosines(image_emb, text_emb)
         targets = match_targets(len(logits), text_ids, logits.device).to(logits.dtype)
@@ -65,14 +66,6 @@ def clamp_logit_scale_(log_scale:torch.nn.Parameter) -> None: # The model's `log
     "Limits exp(log_scale) to `MAX_LOGIT_SCALE`, in place; call it after each optimiser step."
     with torch.no_grad(): log_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
-# %% ../nbs/02_loss.ipynb #00000049
-def _random_state() -> list: # Of the CPU, and of each GPU
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-
-def _set_random_state(state:list) -> None:
-    torch.set_rng_state(state[0])
-    if state[1:]: torch.cuda.set_rng_state_all(state[1:])
-
 # %% ../nbs/02_loss.ipynb #0000004a
 def refuse_batch_norm(model:torch.nn.Module) -> None:
     "Raises ValueError where a batch cannot be embedded in chunks because BatchNorm is in training mode."
@@ -81,20 +74,8 @@ def refuse_batch_norm(model:torch.nn.Module) -> None:
                          "another model. Freeze it with --train.freeze_norm true, or give --train.chunk_size null")
 
 # %% ../nbs/02_loss.ipynb #0000004b
-def backward_in_chunks(encode:Callable, # A chunk to its image and text embeddings
-                       chunks:list, # The parts of a batch
-                       loss_of:Callable, # Image and text embeddings of the whole batch to a scalar
-                       backward:Callable=torch.Tensor.backward) -> torch.Tensor: # Scalar; `backward` goes back from it
-    "The loss of a batch; its gradients are added to the parameters, with the memory of one chunk."
-    states, parts = [], []
-    for chunk in chunks:
-        states.append(_random_state())
-        with torch.no_grad(): parts.append(encode(chunk))
-    sizes = [len(part[0]) for part in parts]
-    image_emb, text_emb = (torch.cat(side).requires_grad_() for side in zip(*parts))
-    loss = loss_of(image_emb, text_emb)
-    backward(loss)
-    for chunk, state, *own in zip(chunks, states, image_emb.grad.split(sizes), text_emb.grad.split(sizes)):
-        _set_random_state(state)
-        torch.autograd.backward(encode(chunk), own)
-    return loss.detach()
+def embed_in_chunks(encode:Callable, # A chunk to its image and text embeddings
+                    chunks:list) -> list[torch.Tensor]: # The parts of a batch; its image and its text embeddings
+    "The embeddings of a whole batch in the memory of one chunk: backward embeds each chunk again."
+    parts = [checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks]
+    return [torch.cat(side) for side in zip(*parts)]

@@ -6,7 +6,8 @@
 __all__ = ['FINDINGS', 'PHANTOM_FEATURES', 'make_phantoms', 'draw_phantom']
 
 # %% ../nbs/extras/phantom.ipynb #00000006
-import zlib
+import json, zlib
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -381,27 +382,8 @@ def _study(seed, i, patient):
     return SimpleNamespace(seed=seed, i=i, patient=patient, labels=_pick_findings(seed, i))
 
 # %% ../nbs/extras/phantom.ipynb #0000007b
-_SAY = dict(
-    cardiomegaly=["The heart is enlarged.", "There is {degree} cardiomegaly.",
-        "The cardiac silhouette is {degree}ly enlarged.", "{degree} enlargement of the cardiac silhouette.",
-        "There is cardiomegaly.", "Cardiomegaly is seen."],
-    effusion=["There is a {size} {side} pleural effusion.",
-        "{size} {side}-sided pleural effusion with a meniscus at the base.",
-        "Blunting of the {side} costophrenic angle, consistent with a {size} effusion.",
-        "There is pleural effusion on the {side}.", "A {side} effusion is seen."],
-    pneumothorax=["There is a {size} {side} pneumothorax.",
-        "{size} {side} apical pneumothorax with a visible pleural line.",
-        "A visceral pleural line is seen on the {side}, consistent with a {size} pneumothorax.",
-        "There is pneumothorax on the {side}.", "A {side} pneumothorax is seen."],
-    consolidation=["Airspace consolidation in the {side} {lobe} lobe.",
-        "There is a {size} {side} {lobe} lobe consolidation, concerning for pneumonia.",
-        "A {size} area of consolidation is present in the {side} {lobe} lobe.",
-        "{side} {lobe} lobe consolidation is most likely pneumonia.",
-        "There is consolidation in the {side} {lobe} lobe.", "Consolidation is seen in the {side} {lobe} lobe."],
-    nodule=["There is a {size} round nodule in the {side} lung.", "{size} nodule projecting over the {side} mid lung.",
-        "A solitary {side} lung nodule is noted.", "There is a nodule in the {side} lung.", "A {side} nodule is seen."],
-    pacemaker=["A left chest pacemaker is in place.", "Left-sided pacemaker with its lead in the right ventricle.",
-        "A pacemaker generator overlies the left chest wall.", "There is a pacemaker.", "A pacemaker is seen."])
+_TEXTS = files("radiology_clip_mini")/"configs/phantom_reports.json"
+_SAY = json.loads(_TEXTS.read_text(encoding="utf-8")) # present, absent, build and normal
 
 # %% ../nbs/extras/phantom.ipynb #0000007c
 def _sentence(label, size, rng):
@@ -409,51 +391,31 @@ def _sentence(label, size, rng):
     side, lobe = (label.split() + ["", ""])[:2]
     grade = min(2, int(3 * size))
     size, degree = ("small", "moderate", "large")[grade], ("mild", "moderate", "marked")[grade]
-    text = str(rng.choice(_SAY[label.split()[-1]])).format(side=side, lobe=lobe, size=size, degree=degree)
+    text = str(rng.choice(_SAY["present"][label.split()[-1]])).format(side=side, lobe=lobe, size=size, degree=degree)
     return text[0].upper() + text[1:]
-
-# %% ../nbs/extras/phantom.ipynb #0000007f
-_CLEAR = [("The cardiac silhouette is normal in size.", "cardiomegaly"),
-    ("Heart size is within normal limits.", "cardiomegaly"),
-    ("No pneumothorax or pleural effusion.", "pneumothorax effusion"), ("No pneumothorax.", "pneumothorax"),
-    ("No pleural effusion is seen.", "effusion"), ("No focal consolidation.", "consolidation"),
-    ("No suspicious pulmonary nodule.", "nodule"), ("The lungs are clear.", "left right"),
-    ("The right lung is clear.", "right"), ("The left lung is clear.", "left"),
-    ("No acute osseous abnormality.", "bones"), ("The bony thorax is intact.", "bones"),
-    ("The mediastinal contours are unremarkable.", "cardiomegaly"), ("The trachea is midline.", "trachea"),
-    ("There is no pneumothorax.", "pneumothorax"), ("There is no pleural effusion.", "effusion"),
-    ("There is no consolidation.", "consolidation"), ("No nodule is seen.", "nodule"), ("No pacemaker.", "pacemaker"),
-    ("There is no pacemaker.", "pacemaker"), ("No cardiomegaly.", "cardiomegaly"),
-    *((f"No evidence of {o}.", o) for o in ("pneumothorax", "effusion", "cardiomegaly"))]
 
 # %% ../nbs/extras/phantom.ipynb #00000080
 def _negatives(labels, rng):
     "Sentences, in random order, that hold for a study with these labels and do not repeat each other."
     taken = set(" ".join(labels).split())
-    for k in rng.permutation(len(_CLEAR)):
-        text, about = _CLEAR[k]
+    for k in rng.permutation(len(_SAY["absent"])):
+        text, about = _SAY["absent"][k]
         if taken.isdisjoint(about.split()):
             taken.update(about.split())
             yield text
 
 # %% ../nbs/extras/phantom.ipynb #00000083
-_BUILD = dict(ratio=("The heart is small.", "Heart size is at the upper limit of normal."),
-              dome=("Low lung volumes.", "The lungs are well expanded."),
-              fat=("Slender body habitus.", "Large body habitus."))
-_NORMAL = ("No cardiomegaly. There is no consolidation. No evidence of effusion. "
-           "No nodule is seen. There is no pneumothorax. No pacemaker.")
-
 def _build(study):
     "Three sentences on the patient's build."
     patient = _draw_between(_ANATOMY, _rng(study.seed, "anatomy", study.patient))
-    return [said[int(getattr(patient, name) > np.mean(_ANATOMY[name]))] for name, said in _BUILD.items()]
+    return [said[int(getattr(patient, name) > np.mean(_ANATOMY[name]))] for name, said in _SAY["build"].items()]
 
 # %% ../nbs/extras/phantom.ipynb #00000085
 def _report(study):
     "The report of a study, about 20 to 50 words."
     rng, (heart, *said) = _rng(study.seed, "report", study.i), _build(study)
     if "cardiomegaly" not in study.labels: said.append(heart)
-    if not study.labels and rng.random() < .76: return " ".join([*said, _NORMAL])
+    if not study.labels and rng.random() < .76: return " ".join([*said, _SAY["normal"]])
     said += [_sentence(o, _mark(study.seed, study.i, o).size, rng) for o in study.labels]
     wanted = rng.integers(24, 36)
     for text in _negatives(study.labels, rng):
@@ -480,7 +442,7 @@ def _phantom_rows(n:int, seed:int, image_size:int, lateral_only:tuple, views:tup
         yield _row(_study(seed, i, patient), image_size, lateral_only, views)
 
 # %% ../nbs/extras/phantom.ipynb #00000095
-_CODE = zlib.crc32(Path(__file__).read_bytes()) if "__file__" in globals() else 0
+_CODE = zlib.crc32(Path(__file__).read_bytes() + _TEXTS.read_bytes()) if "__file__" in globals() else 0
 
 def make_phantoms(n:int, # How many studies; a longer series begins with the shorter
                   seed:int=0, # The name of their series

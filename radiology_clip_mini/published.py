@@ -59,15 +59,9 @@ def encode_text(self:PublishedModel, texts:list[str]) -> torch.Tensor:
     return F.normalize(self.text_features(list(texts)).float(), dim=-1)
 
 @patch
-def count_cut(self:PublishedModel, texts:list[str]) -> int:
-    "How many of the texts are longer than the model can read."
+def count_cut(self:PublishedModel|CLIPMini, texts:list[str]) -> int:
+    "How many of the texts are longer than `max_length` tokens, and are cut."
     return sum(n > self.max_length for n in self.token_counts(list(texts)))
-
-# %% ../nbs/extras/published.ipynb #00000010
-@patch
-def count_cut(self:CLIPMini, texts:list[str]) -> int:
-    "How many of the texts are longer than `max_length` tokens."
-    return sum(len(ids) > self.config.max_length for ids in self.tokenizer(list(texts))["input_ids"])
 
 # %% ../nbs/extras/published.ipynb #00000012
 def _clear_loading(name:str):
@@ -180,16 +174,17 @@ def text_features(self:TransformersCLIP, texts:list[str]) -> torch.Tensor:
 
 # %% ../nbs/extras/published.ipynb #6a61c69a
 @patch
-def token_counts(self:TransformersCLIP, texts:list[str]) -> list[int]:
+def token_counts(self:TransformersCLIP|CLIPMini, texts:list[str]) -> list[int]:
     "How many tokens each text has before it is cut, end marks included."
     return [len(ids) for ids in self.tokenizer(texts)["input_ids"]]
 
 # %% ../nbs/extras/published.ipynb #00000042
 def _load_own(name:str) -> CLIPMini:
-    "A model of this project, with the name of its folder and the image size of its run."
+    "A model of this project, with the name of its folder, its longest text, and the image size of its run."
     model, run = CLIPMini.from_pretrained(name), Path(name).parent
     trained = read_run(run)["config"]["data"] if (run/"run.json").is_file() else {}
     model.name, model.image_size = "/".join(Path(name).parts[-2:]), trained.get("image_size", DataConfig.image_size)
+    model.max_length = model.config.max_length
     return model
 
 # %% ../nbs/extras/published.ipynb #00000043

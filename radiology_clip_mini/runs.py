@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONFIGS', 'PARTS', 'LEAST', 'MOST', 'POSITIVE', 'SHARES', 'MAY_CHANGE', 'TrainConfig', 'PathsConfig', 'Config',
-           'to_yaml', 'config_path', 'make_parser', 'parse_words', 'parse_config', 'load_config', 'flat_settings',
-           'check_config', 'check_writable', 'new_run_folder', 'data_marks', 'what_changed', 'describe_run',
-           'contact_sheet', 'start_folder', 'read_run', 'plot_history', 'show_live', 'Run', 'find_ckpt', 'load_run',
-           'resume_config', 'resume_folder']
+           'config_path', 'make_parser', 'parse_words', 'parse_config', 'load_config', 'flat_settings', 'check_config',
+           'check_writable', 'new_run_folder', 'data_marks', 'what_changed', 'describe_run', 'contact_sheet',
+           'start_folder', 'read_run', 'plot_history', 'show_live', 'Run', 'find_ckpt', 'load_run', 'resume_config',
+           'resume_folder']
 
 # %% ../nbs/extras/runs.ipynb #00000004
 import errno, json, math, platform, subprocess, tempfile, time, warnings
@@ -21,6 +21,7 @@ from typing import Literal
 from fastcore.docments import docments
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 
@@ -72,11 +73,6 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig) # See train
     model: ModelConfig = field(default_factory=ModelConfig) # See models
     paths: PathsConfig = field(default_factory=PathsConfig) # Folders
-
-# %% ../nbs/extras/runs.ipynb #0000000d
-def to_yaml(config:Config) -> str:
-    "The settings as YAML, readable by `--config`."
-    return yaml.safe_dump(asdict(config), sort_keys=False)
 
 # %% ../nbs/extras/runs.ipynb #00000010
 CONFIGS = files("radiology_clip_mini")/"configs"
@@ -217,9 +213,8 @@ def _git_commit() -> str|None:
 # %% ../nbs/extras/runs.ipynb #0000002f
 def _by_reason(skipped:dict) -> dict[str, list[str]]:
     "{reason: [what was skipped]}"
-    found = {reason: [] for reason in sorted(set(skipped.values()))}
-    for name in sorted(skipped): found[skipped[name]].append(name)
-    return found
+    names = pd.Series(skipped, dtype=object).sort_index()
+    return {reason: list(group.index) for reason, group in names.groupby(names)}
 
 # %% ../nbs/extras/runs.ipynb #2218de39
 def data_marks(data:StudyData) -> dict: # fingerprint, and fingerprints of its parts
@@ -282,7 +277,8 @@ def read_run(folder:Path, name:str="run.json") -> dict: # Of run.json, splits.js
     "What is in a run's run.json. Raises FileNotFoundError, or ValueError where it is not JSON."
     path = folder/name
     if not path.is_file(): raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
-    return json.loads(path.read_text(encoding="utf-8"))
+    try: return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e: raise ValueError(f"{path} is not JSON: {e}") from e
 
 # %% ../nbs/extras/runs.ipynb #0000003a
 def plot_history(run:Path) -> Picture: # Of a run's folder
@@ -333,8 +329,6 @@ def find_ckpt(ckpt:str|Path|None=None, # A model folder (best or last) or a run 
                                 "Train one with rclip_train --config demo, or give --ckpt FOLDER")
     if ckpt: folder = Path(home_path(ckpt))
     else: folder = results_dir.joinpath(*Path(latest.read_text(encoding="utf-8", errors="replace").strip()).parts[-2:])
-    if not ckpt and not folder.resolve().is_relative_to(results_dir.resolve()):
-        raise FileNotFoundError(f"{latest} names {folder}, which is not in {results_dir}; give --ckpt FOLDER")
     if (folder/"best").is_dir(): folder = folder/"best"
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no model folder {folder}; --ckpt takes a run's best or last folder")
@@ -346,17 +340,14 @@ def _read_info(folder:Path) -> tuple[dict, dict]:
     try: return read_run(folder), read_run(folder, "splits.json")
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{e.filename} is missing: evaluation needs the run's folder around its model") from e
-    except ValueError as e:
-        raise ValueError(f"run.json or splits.json in {folder} is not JSON: {e}") from e
-
-def _foreign(folder:Path, e:Exception) -> ValueError:
-    return ValueError(f"{folder/'run.json'} was not written by this project's training: {type(e).__name__} {e}")
 
 def _data_settings(info:dict, folder:Path) -> tuple[DataConfig, int, str]:
     "The data's settings, the seed and the fingerprint in a run.json."
     try:
         return DataConfig(**info["config"]["data"]), info["config"]["seed"], info["data"]["fingerprint"]
-    except (KeyError, TypeError) as e: raise _foreign(folder, e) from e
+    except (KeyError, TypeError) as e:
+        raise ValueError(f"{folder/'run.json'} was not written by this project's training: "
+                         f"{type(e).__name__} {e}") from e
 
 # %% ../nbs/extras/runs.ipynb #00000047
 def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for the latest
@@ -383,13 +374,10 @@ MAY_CHANGE = ("data.source", "data.images", "data.cache_dir", "data.num_workers"
 
 def _read_unfinished(run:Path) -> dict:
     "run.json of a run that can be resumed. Raises FileNotFoundError or ValueError where it cannot."
-    try:
-        info = read_run(run)
-        dict(info["config"])
-        str(info["data"]["fingerprint"])
+    try: info = read_run(run)
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{run} is no run that could be resumed: there is no run.json") from e
-    except (ValueError, KeyError, TypeError) as e: raise _foreign(run, e) from e
+    _data_settings(info, run)
     if "best" in info: raise ValueError(f"{run} is finished; there is nothing to resume")
     return info
 

@@ -208,7 +208,7 @@ class Gallery:
 
     def pixels(self, i:int) -> np.ndarray: return self.data.picture(int(self.rows[i])) # of two views the frontal
 
-    def view(self, i:int) -> str: return self.data.view(int(self.rows[i])) # which view these pixels are
+    def seen(self, i:int) -> list[str]: return self.data.seen(int(self.rows[i])) # its views; these pixels are the first
 
 # %% ../nbs/extras/search.ipynb #00000057
 def make_gallery(model:CLIPMini, data:StudyData, split:str|None="test") -> Gallery: # Of train, val, test; None: of all

@@ -27,7 +27,7 @@ from .checkpoints import save_checkpoint, seed_step
 from .command import clear_errors, readable_time, write_atomic
 from .data import SentenceTable, StudyData, augment, batches
 from .data import epoch_batches, normalise, prepare_data, skip_summary
-from .loss import backward_in_chunks, clamp_logit_scale_, clip_loss, refuse_batch_norm
+from .loss import clamp_logit_scale_, clip_loss, embed_in_chunks, refuse_batch_norm
 from .loss import sentence_loss
 from .metrics import retrieval_metrics
 from .models import CLIPMini, embed
@@ -106,11 +106,11 @@ def _cut_tokens(tokens:dict, rows:slice) -> dict:
     return {name: x[rows, :longest] for name, x in tokens.items()}
 
 # %% ../nbs/03_train.ipynb #0000002e
-def split_batch(batch, size:int|None) -> list:
-    "A batch in chunks of at most `size` pairs; whole where `size` is None."
-    n, chunks = len(batch.images), []
-    for k in range(0, n, size or n):
-        at = slice(k, k + (size or n))
+def split_batch(batch, size:int) -> list:
+    "A batch in chunks of at most `size` pairs."
+    chunks = []
+    for k in range(0, len(batch.images), size):
+        at = slice(k, k + size)
         tokens = _cut_tokens(batch.tokens, at)
         chunks.append(batch._replace(images=batch.images[at], present=batch.present[at], tokens=tokens))
     return chunks
@@ -124,13 +124,9 @@ def train_step(model:CLIPMini, batch, # A `Batch`
         images = part.images.to(accelerator.device, non_blocking=True)
         if t.augment: images = augment(images)
         with accelerator.autocast(): return model(normalise(images), part.tokens, part.present)
-    def loss_of(image_emb, text_emb):
-        with accelerator.autocast(): return batch_loss(model, image_emb, text_emb, batch, t)
-    if t.chunk_size:
-        loss = backward_in_chunks(encode, split_batch(batch, t.chunk_size), loss_of, accelerator.backward)
-    else:
-        loss = loss_of(*encode(batch))
-        accelerator.backward(loss)
+    embeddings = embed_in_chunks(encode, split_batch(batch, t.chunk_size)) if t.chunk_size else encode(batch)
+    with accelerator.autocast(): loss = batch_loss(model, *embeddings, batch, t)
+    accelerator.backward(loss)
     average_gradients(model)
     norm = accelerator.clip_grad_norm_(model.parameters(), t.grad_clip)
     optimizer.step()

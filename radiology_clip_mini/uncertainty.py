@@ -77,32 +77,19 @@ def bootstrap_ci(scores:pd.DataFrame, # A row per query, a column per metric
     boot = bootstrap(scores, patients, n_boot, seed)
     return {name: np.quantile(boot[name], LEVELS).tolist() for name in scores}
 
-# %% ../nbs/extras/uncertainty.ipynb #00000032
-def _swapped(a:pd.DataFrame, b:pd.DataFrame, codes:np.ndarray, swap:np.ndarray) -> pd.DataFrame: # (m, metrics)
-    "The differences b − a when the two are swapped for some patients; `swap` is (m, patients) bool."
-    sign = 1 - 2.*swap
-    found = {}
-    for name in a:
-        ours, theirs = a[name].to_numpy(), b[name].to_numpy()
-        if name == "MedR":
-            here = swap[:, codes]
-            found[name] = np.median(np.where(here, ours, theirs), 1) - np.median(np.where(here, theirs, ours), 1)
-        else:
-            found[name] = sign @ np.bincount(codes, theirs - ours, swap.shape[1]) / len(a)
-    return pd.DataFrame(found)
-
 # %% ../nbs/extras/uncertainty.ipynb #00000033
 def permutation_p(a:pd.DataFrame, b:pd.DataFrame, # The same queries and metrics
                   patients, n_permutations:int=2000, seed:int=0) -> dict[str, float]:
     "Two-sided p for each metric, by swapping the models for random patients."
     codes, n = _patient_codes(a, patients)
-    rng = np.random.default_rng(seed)
-    block = max(1, 1_000_000 // n)
-    sizes = [min(block, n_permutations - start) for start in range(0, n_permutations, block)]
-    drawn = pd.concat([_swapped(a, b, codes, rng.random((m, n)) < .5) for m in sizes])
-    seen = pd.Series(summarise(b)) - pd.Series(summarise(a))
-    reached = (drawn.abs() >= seen.abs() - 1e-12).sum()
-    return ((1 + reached) / (1 + n_permutations)).to_dict()
+    rng, is_median = np.random.default_rng(seed), a.columns == "MedR"
+    def change(swapped): # (patients,) bool; (metrics,)
+        ours = np.where(swapped[codes, None], b, a)
+        theirs = np.where(swapped[codes, None], a, b)
+        return np.where(is_median, np.median(theirs, 0) - np.median(ours, 0), (theirs - ours).mean(0))
+    seen = np.abs(change(np.zeros(n, bool)))
+    reached = sum(np.abs(change(rng.random(n) < .5)) >= seen - 1e-12 for _ in range(n_permutations))
+    return dict(zip(a, (1 + reached) / (1 + n_permutations)))
 
 # %% ../nbs/extras/uncertainty.ipynb #00000034
 def paired_difference(a:pd.DataFrame, b:pd.DataFrame, # Scores of two models, row by row the same queries
