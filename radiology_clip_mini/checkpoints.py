@@ -24,7 +24,8 @@ import torch.distributed as dist
 from .command import progress as progress_bar, readable_time, watched, write_atomic
 from .data import StudyData
 from .models import CLIPMini
-from .runs import TrainConfig, plot_history, read_run, show_live
+from .runs import plot_history, read_run, show_live
+from .settings import TrainConfig
 
 # %% ../nbs/extras/checkpoints.ipynb #00000009
 def process() -> tuple[int, int]:

@@ -7,13 +7,14 @@ __all__ = ['FINDINGS', 'mesh_labels', 'plain_finding', 'listed_findings', 'label
 
 # %% ../nbs/extras/findings.ipynb #f1d00004
 import json, re
-from importlib.resources import files
 from itertools import chain
 
 import numpy as np
 
+from .command import PACKAGE
+
 # %% ../nbs/extras/findings.ipynb #f1d00007
-FINDINGS = json.loads((files("radiology_clip_mini")/"configs/findings.json").read_text(encoding="utf-8"))
+FINDINGS = json.loads((PACKAGE/"configs/findings.json").read_text(encoding="utf-8"))
 
 # %% ../nbs/extras/findings.ipynb #f1d00009
 _NO_FINDING = ("", "normal", "no finding", "no indexing", "technical quality of image unsatisfactory")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CELLS', 'METHODS', 'METHOD_NAMES', 'similarity_maps', 'phrase_cams', 'grad_cam', 'study_cams', 'show_radiograph',
            'gradcam_figure', 'own_rank', 'retrieval_grid', 'query_maps', 'answer_figure', 'study_phrases',
-           'finding_boxes', 'visualise_run', 'rclip_viz', 'main']
+           'finding_boxes', 'visualise_run']
 
 # %% ../nbs/05_gradcam.ipynb #00000004
 import textwrap
@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from .cache import VIEWS
-from .command import Stages, run_command
 from .data import StudyData, normalise, sentences
 from .models import CLIPMini
 from .report import HEAT, Picture, figure_png
@@ -354,20 +353,7 @@ def visualise_run(run:Run, study:str|None=None, # Which test study; if None, one
     (folder/"gradcam_example.png").write_bytes(figure_png(maps))
     return [folder/"retrieval_grid.png", folder/"gradcam_example.png"]
 
-# %% ../nbs/05_gradcam.ipynb #00000062
-def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
-              results_dir:str="results", # Where runs are kept
-              source:str|None=None, # Where the data lies now, if elsewhere than in training
-              study:str|None=None, # Which test study to show; if not given, the first with three findings
-              method:list[str]=["integrated", "grad_cam"]): # Kinds of heat maps, a row each; also hires_cam
-    "Draw a retrieval grid for a trained model, and heat maps for the findings of one study."
-    stages = Stages()
-    run = load_run(ckpt, results_dir, source)
-    stages.done("loading")
-    for path in visualise_run(run, study, tuple(method)): print(f"written: {path}")
-    stages.done("drawing")
-    print(f"{stages}. Next: open the pictures, or explore the model with rclip_app (pip install '.[app]')")
-
 # %% ../nbs/05_gradcam.ipynb #00000063
-def main(): run_command(rclip_viz)
-if __name__ == "__main__" and globals().get("__spec__"): main()
+if __name__ == "__main__" and globals().get("__spec__"):
+    from radiology_clip_mini.commands import viz_command
+    viz_command()

@@ -237,5 +237,5 @@ def always_normal(gallery_labels) -> Similarity:
 
 # %% ../nbs/04_metrics.ipynb #0000007e
 if __name__ == "__main__" and globals().get("__spec__"):
-    from radiology_clip_mini.evaluate import main # the command lives in an extra, and this is its older name
-    main()
+    from radiology_clip_mini.commands import eval_command # an older name of the command
+    eval_command()

@@ -11,7 +11,6 @@ __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'HUB_ID', 'HUB_COLUMNS', 'pick_tex
 import base64, io, json, os, re, tarfile, warnings
 import xml.etree.ElementTree as ElementTree
 from fnmatch import fnmatchcase
-from importlib.resources import files as files_of
 from itertools import chain
 from pathlib import Path
 from typing import Iterator
@@ -21,6 +20,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image as PILImage
 
+from .command import PACKAGE
 from .findings import listed_findings, mesh_labels
 
 # %% ../nbs/extras/sources.ipynb #00000009
@@ -45,7 +45,7 @@ def pick_text(record:dict, # Section name to text; a section may be missing or N
 # %% ../nbs/extras/sources.ipynb #00000012
 def image_cell(x) -> dict|None: # {"path": …, "bytes": …}, one of them None
     "An image as a table holds it, not yet checked, of a Path, bytes, base64 text, such a dict or a PIL image."
-    if isinstance(x, dict): x = x.get("bytes") if x.get("bytes") is not None else x.get("path") and Path(x["path"])
+    if isinstance(x, dict): x = x.get("bytes") if x.get("bytes") is not None else x.get("path") and Path(str(x["path"]))
     if isinstance(x, Path): return dict(path=str(x), bytes=None)
     if isinstance(x, PILImage.Image):
         png = io.BytesIO()
@@ -207,7 +207,7 @@ def read_openi(folder:str|Path, # Holds *.xml or NLMCXR_reports.tgz, and images 
                text:str="findings", images:str|Path|None=None) -> Dataset: # `text`, `images` as in `read_kaggle`
     "All studies of Open-i's originals as `STUDY_FEATURES`; those without images too."
     files, rows = _image_files(images or folder), []
-    laterals = set(json.loads((files_of("radiology_clip_mini")/"configs/iu_xray_laterals.json").read_text()))
+    laterals = set(json.loads((PACKAGE/"configs/iu_xray_laterals.json").read_text()))
     for name, xml in _xml_files(Path(folder)):
         try: report = _xml_report(xml)
         except ValueError as e:

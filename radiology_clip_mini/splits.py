@@ -9,7 +9,6 @@ __all__ = ['SPLITS', 'KNOWN_SPLITS', 'text_ids', 'link_patients', 'split_texts',
 # %% ../nbs/extras/splits.ipynb #5b1d0004
 import json, re
 from collections import Counter
-from importlib.resources import files
 from pathlib import Path
 
 from datasets import Dataset
@@ -20,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 import torch
 
 from .cache import BLANK, ImageCache
+from .command import PACKAGE
 from .sources import files_below, r2gen_split
 
 # %% ../nbs/extras/splits.ipynb #039fb701
@@ -110,7 +110,7 @@ def known_split(name:str, # One of `KNOWN_SPLITS`
                 folder:Path) -> dict[str, str]: # Of the source; study to train, val or test
     "A split that has a name. Raises FileNotFoundError where R2Gen's file is not in the folder of the source."
     if name == "iu_xray":
-        own = files("radiology_clip_mini")/"configs/iu_xray_split.json"
+        own = PACKAGE/"configs/iu_xray_split.json"
         return {study: part for part, ids in json.loads(own.read_text()).items() for study in ids}
     found = [path for path in files_below(folder) if path.name == "annotation.json"]
     if not found:

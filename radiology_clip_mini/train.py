@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['param_groups', 'lr_at', 'set_lr', 'half_precision', 'make_accelerator', 'batch_loss', 'split_batch', 'train_step',
-           'validate', 'keep_if_best', 'shared_batches', 'epochs_left', 'place', 'make_optimizer', 'end_epoch', 'fit',
-           'check_image_size', 'train', 'rclip_train', 'main']
+           'validate', 'keep_if_best', 'shared_batches', 'epochs_left', 'place', 'end_epoch', 'fit', 'check_image_size',
+           'train']
 
 # %% ../nbs/03_train.ipynb #00000004
-import math, os, re, signal, sys, time
+import math, re, signal, time
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, islice
@@ -24,15 +24,15 @@ import torch
 from .checkpoints import Control, History, Progress, average_gradients, finish_run, gather_rows
 from .checkpoints import keep_memory, keep_on_device, last_good, load_checkpoint, own_rows, process
 from .checkpoints import save_checkpoint, seed_step
-from .command import clear_errors, readable_time, write_atomic
+from .command import write_atomic
 from .data import SentenceTable, StudyData, augment, batches
 from .data import epoch_batches, normalise, prepare_data, skip_summary
 from .loss import clamp_logit_scale_, clip_loss, embed_in_chunks, refuse_batch_norm
 from .loss import sentence_loss
 from .metrics import retrieval_metrics
 from .models import CLIPMini, embed
-from .runs import Config, TrainConfig, check_config, check_writable, describe_run, flat_settings
-from .runs import parse_config, parse_words, read_run, resume_config, resume_folder, start_folder
+from .runs import check_writable, describe_run, read_run, resume_folder, start_folder
+from .settings import Config, TrainConfig, check_config, flat_settings
 from .splits import SPLITS
 
 # %% ../nbs/03_train.ipynb #00000017
@@ -194,12 +194,6 @@ def place(model:CLIPMini, t:TrainConfig, device:torch.device) -> None:
     model.to(device).freeze(t.freeze).train_mode(t.freeze_norm)
     if t.chunk_size: refuse_batch_norm(model)
 
-# %% ../nbs/03_train.ipynb #0000004a
-def make_optimizer(model:CLIPMini, t:TrainConfig, accelerator:Accelerator) -> torch.optim.Optimizer:
-    "AdamW over what learns."
-    groups = param_groups(model, t.weight_decay, t.head_factor, t.text_factor)
-    return accelerator.prepare(torch.optim.AdamW(groups, lr=t.lr, fused=True))
-
 # %% ../nbs/03_train.ipynb #0000004c
 @contextmanager
 def _naming_checkpoint(folder:Path):
@@ -225,7 +219,8 @@ def end_epoch(model:CLIPMini, data:StudyData, folder:Path, history:History, epoc
 def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator, live=False) -> Progress:
     "Trains a placed model from the folder's checkpoint on. Raises OSError or ValueError, naming the last good one."
     t, rows, ids = config.train, data.rows("train"), data.studies["study_id"][:]
-    optimizer = make_optimizer(model, t, accelerator)
+    groups = param_groups(model, t.weight_decay, t.head_factor, t.text_factor)
+    optimizer = accelerator.prepare(torch.optim.AdamW(groups, lr=t.lr, fused=True))
     progress = load_checkpoint(folder, model, optimizer, accelerator)
     tokens = model.token_table(data.texts(rows))
     singles = SentenceTable(data.texts(rows), model.token_table) if t.sentence_weight else None
@@ -304,25 +299,7 @@ def train(config:Config, # All settings
     if progress.signal: signal.raise_signal(progress.signal)
     return folder
 
-# %% ../nbs/03_train.ipynb #0000006f
-def rclip_train(argv:list[str]|None=None) -> Path|None:
-    "Trains as the command line says, and says where the model is."
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv:
-        raise ValueError("no settings given. Start with --config demo (no download), or see --help")
-    run = parse_words(argv).resume
-    folder = train(resume_config(run, *argv), resume=Path(run)) if run else train(parse_config(argv))
-    info = read_run(folder)
-    best, timings = info.get("best"), info.get("timings")
-    noticed = [f"{len(names):,} × {reason}" for reason, names in info["data"]["skipped"].items()]
-    if best and os.environ.get("RANK", "0") == "0":
-        print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}); "
-              f"reading {readable_time(timings['prepare_s'])}, training {readable_time(timings['train_s'])}. "
-              "Next: rclip_eval, then rclip_viz")
-        sheet = ", the pictures are in viz/noticed.png" if (folder/"viz/noticed.png").exists() else ""
-        print(f"noticed: {', '.join(noticed) or 'nothing'}; each is listed in {folder/'run.json'}{sheet}")
-    return folder
-
 # %% ../nbs/03_train.ipynb #00000070
-def main(): clear_errors(rclip_train, "rclip_train")
-if __name__ == "__main__" and globals().get("__spec__"): main()
+if __name__ == "__main__" and globals().get("__spec__"):
+    from radiology_clip_mini.commands import train_command
+    train_command()

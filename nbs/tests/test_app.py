@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from radiology_clip_mini.explorer import main
+from radiology_clip_mini.commands import app_command
 from radiology_clip_mini.data import load_studies
 
 psutil = pytest.importorskip("psutil")
@@ -68,7 +68,7 @@ def app(tmp_path_factory):
     pd.DataFrame(rows).to_csv(folder/"own/metadata.csv", index=False)
     train(folder, "--data.source=own")
     (folder/"voila.json").write_text(json.dumps(dict(Voila=dict(ip="0.0.0.0", tornado_settings=dict(allow_remote_access=True)))))
-    command = [sys.executable, "-m", "radiology_clip_mini.explorer", "--results_dir=results/demo", "--no_browser", f"--port={port}"]
+    command = [Path(sys.executable).parent/"rclip_app", "--results_dir=results/demo", "--no_browser", f"--port={port}"]
     def hear_ctrl_c(): signal.signal(signal.SIGINT, signal.SIG_DFL) # which a process in the background does not
     with open(folder/"log", "w") as log: process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, preexec_fn=hear_ctrl_c if sys.platform != "win32" else None)
     wait_for(port, process)
@@ -103,7 +103,7 @@ def test_refuses(argv, status, message, tmp_path, monkeypatch, capsys):
     "No option opens it to others; what is missing is said where the command was typed."
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["rclip_app", *argv])
-    with pytest.raises(SystemExit) as e: main()
+    with pytest.raises(SystemExit) as e: app_command()
     assert e.value.code == status and message in capsys.readouterr().err
 
 

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from transformers import DistilBertConfig, DistilBertModel
 
-from radiology_clip_mini import evaluate, gradcam, train
+from radiology_clip_mini import commands
 from radiology_clip_mini.data import load_studies
 from radiology_clip_mini.models import image_encoder, learn_tokenizer
 
 SMALL = ["--config", "demo", "--data.phantoms=60", "--data.image_size=48", "--train.epochs=1"]
-COMMANDS = dict(rclip_train=train.main, rclip_eval=evaluate.main, rclip_viz=gradcam.main)
+COMMANDS = dict(rclip_train=commands.train_command, rclip_eval=commands.eval_command, rclip_viz=commands.viz_command)
 
 
 @pytest.fixture

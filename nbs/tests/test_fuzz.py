@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from radiology_clip_mini import cache, checkpoints, data, findings, models, published, runs, search, sources, train
+from radiology_clip_mini import cache, checkpoints, commands, data, findings, models, published, runs, search, settings as options, sources, train
 from radiology_clip_mini.command import clear_errors
 from radiology_clip_mini.data import DataConfig, read_studies
 
@@ -283,28 +283,28 @@ def test_damaged_split_file(home, content):
 def parser():
     "The parser, made once: making it takes most of a call's time."
     with pytest.MonkeyPatch.context() as m:
-        made = runs.make_parser()
-        m.setattr(runs, "make_parser", lambda: made)
+        made = options.make_parser()
+        m.setattr(options, "make_parser", lambda: made)
         yield
 
 
-DEMO = (runs.CONFIGS/"demo.yaml").read_bytes()
-SETTINGS = [f"{part}.{f.name}" for part, kind in runs.Config.__dataclass_fields__.items() if part != "seed" for f in kind.default_factory.__dataclass_fields__.values()]
+DEMO = (options.CONFIGS/"demo.yaml").read_bytes()
+SETTINGS = [f"{part}.{f.name}" for part, kind in options.Config.__dataclass_fields__.items() if part != "seed" for f in kind.default_factory.__dataclass_fields__.values()]
 
 def configured(*argv, named):
     "Parses, checks and writes settings."
     def call():
-        config = runs.parse_config(list(argv))
-        runs.check_config(config)
+        config = options.parse_config(list(argv))
+        options.check_config(config)
         return yaml.safe_dump(asdict(config))
     return survives("settings", call, *named)
 
 
 @fuzz(250)
-@given(content=damaged(DEMO) | anything.map(lambda x: json.dumps(x).encode()) | replanted(runs.yaml.safe_load(DEMO)).map(lambda x: json.dumps(x).encode()))
+@given(content=damaged(DEMO) | anything.map(lambda x: json.dumps(x).encode()) | replanted(yaml.safe_load(DEMO)).map(lambda x: json.dumps(x).encode()))
 def test_any_config_file(home, parser, content):
     (path := home/"config.yaml").write_bytes(content)
-    configured("--config", str(path), named=["config", *runs.Config.__dataclass_fields__])
+    configured("--config", str(path), named=["config", *options.Config.__dataclass_fields__])
 
 
 @fuzz(300)
@@ -363,7 +363,7 @@ def test_damaged_run(home, tree, text, content):
     survives("run.json", lambda: runs._data_settings(runs._read_info(folder)[0], folder), folder)
 
 
-RESUMED = dict(config=runs.asdict(runs.Config()), data=dict(fingerprint="0"*16))
+RESUMED = dict(config=asdict(options.Config()), data=dict(fingerprint="0"*16))
 
 @pytest.mark.skipif(not hasattr(train, "resume_config"), reason="this version does not resume runs")
 @fuzz(120)
@@ -372,7 +372,7 @@ def test_damaged_run_to_resume(home, parser, tree, text, content):
     folder = home/f"{next(NAMES)}"
     folder.mkdir()
     (folder/"run.json").write_bytes(content if text else json.dumps(tree).encode())
-    survives("resumed", lambda: runs.check_config(runs.resume_config(folder)), folder, "config", *runs.Config.__dataclass_fields__)
+    survives("resumed", lambda: options.check_config(runs.resume_config(folder)), folder, "config", *options.Config.__dataclass_fields__)
 
 
 @pytest.mark.skipif(not hasattr(train, "load_checkpoint"), reason="this version does not resume runs")
@@ -466,7 +466,7 @@ def test_a_foreign_folder_runs_no_code(home, model_folder, monkeypatch, kind, we
 def test_commands_end_with_a_message(argv, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["rclip_train", *argv])
-    with pytest.raises(SystemExit) as e: train.main()
+    with pytest.raises(SystemExit) as e: commands.train_command()
     assert e.value.code == 1
     assert "rclip_train: error: " in (err := capsys.readouterr().err) and "Traceback" not in err
 

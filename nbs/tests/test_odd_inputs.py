@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image, TiffImagePlugin
 
-from radiology_clip_mini import cache, runs
+from radiology_clip_mini import cache, runs, settings as options
 from radiology_clip_mini.data import DataConfig, load_studies, prepare_data, read_studies
 from radiology_clip_mini.evaluate import plain_cell
 from radiology_clip_mini.models import image_encoder
@@ -280,17 +280,17 @@ SETTINGS = {"a seed below 0": ("--seed=-1", "seed is -1"), "no number": ("--data
 
 @pytest.mark.parametrize("option, message", SETTINGS.values(), ids=SETTINGS)
 def test_every_wrong_setting_says_so(option, message):
-    with pytest.raises(ValueError, match=message): runs.check_config(runs.load_config("demo", option))
+    with pytest.raises(ValueError, match=message): options.check_config(options.load_config("demo", option))
 
 
 def test_a_config_of_nested_aliases_ends_at_once(tmp_path):
     (tmp_path/"bomb.yaml").write_text(ALIASES)
-    with pytest.raises(ValueError, match="holds an alias"): runs.load_config(str(tmp_path/"bomb.yaml"))
+    with pytest.raises(ValueError, match="holds an alias"): options.load_config(str(tmp_path/"bomb.yaml"))
 
 
 def test_the_home_folder_is_meant(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = runs.load_config("demo", "--paths.results_dir=~/r", "--data.split_file=~/s.json")
+    config = options.load_config("demo", "--paths.results_dir=~/r", "--data.split_file=~/s.json")
     assert (config.paths.results_dir, config.data.split_file) == (f"{tmp_path}/r", f"{tmp_path}/s.json")
 
 
@@ -315,7 +315,7 @@ PLACES = {
     "metadata.jsonl": lambda f: (f/"metadata.jsonl", lambda: read_studies(DataConfig(source=str(f)))),
     "annotation.json": lambda f: (f/"annotation.json", lambda: read_studies(annotated(f))),
     "a report": lambda f: (f/"1.xml", lambda: read_studies(DataConfig(source=str(f), form="openi"))),
-    "a config": lambda f: (f/"c.yaml", lambda: runs.load_config(str(f/"c.yaml"))),
+    "a config": lambda f: (f/"c.yaml", lambda: options.load_config(str(f/"c.yaml"))),
     "a split file": lambda f: (f/"s.json", lambda: prepare_data(DataConfig(source="phantom", phantoms=6, image_size=32, cache_dir=str(f), split_file=str(f/"s.json")))),
     "weights": lambda f: (f/"w.pth", lambda: image_encoder("resnet18", str(f/"w.pth"))),
     "latest.txt": lambda f: (f/"latest.txt", lambda: runs.find_ckpt(results_dir=f)),

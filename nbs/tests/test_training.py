@@ -14,7 +14,7 @@ SMALL = ("--data.phantoms=40", "--data.image_size=32", "--train.epochs=6", "--tr
 
 
 def settings(results, *more):
-    from radiology_clip_mini.runs import load_config
+    from radiology_clip_mini.settings import load_config
     return load_config("demo", *SMALL, f"--paths.results_dir={results}", f"--data.cache_dir={results}/cache", *more)
 
 
@@ -24,9 +24,10 @@ def session(results, rank, world, port, resume, more, hurt):
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler) # which a process in the background does not have
     from radiology_clip_mini import train as module
+    from radiology_clip_mini.command import clear_errors
     if hurt: HURT[hurt[0]](module, hurt[1])
     with open(f"{results}/log{rank}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
-        module.clear_errors(lambda: module.train(settings(results, *more), resume=resume), "rclip_train")
+        clear_errors(lambda: module.train(settings(results, *more), resume=resume), "rclip_train")
 
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
