@@ -365,7 +365,6 @@ def test_damaged_run(home, tree, text, content):
 
 RESUMED = dict(config=asdict(options.Config()), data=dict(fingerprint="0"*16))
 
-@pytest.mark.skipif(not hasattr(train, "resume_config"), reason="this version does not resume runs")
 @fuzz(120)
 @given(tree=replanted(RESUMED), text=st.booleans(), content=damaged(json.dumps(RESUMED).encode()))
 def test_damaged_run_to_resume(home, parser, tree, text, content):
@@ -375,7 +374,6 @@ def test_damaged_run_to_resume(home, parser, tree, text, content):
     survives("resumed", lambda: options.check_config(runs.resume_config(folder)), folder, "config", *options.Config.__dataclass_fields__)
 
 
-@pytest.mark.skipif(not hasattr(train, "load_checkpoint"), reason="this version does not resume runs")
 @fuzz(40)
 @given(cut=st.floats(0, 1), fill=st.binary(max_size=30), tree=replanted(dict(progress=dict(step=1, best={}, seconds=1.), scaler=None)), text=st.booleans())
 def test_damaged_checkpoint(home, model_folder, cut, fill, tree, text):
