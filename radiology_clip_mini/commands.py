@@ -6,10 +6,10 @@
 __all__ = ['rclip_train', 'rclip_eval', 'rclip_viz', 'rclip_app', 'train_command', 'eval_command', 'viz_command', 'app_command']
 
 # %% ../nbs/extras/commands.ipynb #802d9ba9
-import os, sys
+import gc, os, sys, time
 from pathlib import Path
 
-from .command import Stages, clear_errors, readable_time, run_command
+from .command import clear_errors, readable_time, run_command
 
 # %% ../nbs/extras/commands.ipynb #70b27101
 def rclip_train(argv:list[str]|None=None) -> Path|None:
@@ -22,6 +22,7 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
     check_config(config)
     from radiology_clip_mini.runs import read_run, resume_config
     from radiology_clip_mini.train import train
+    gc.enable()
     folder = train(resume_config(run, *argv), resume=Path(run)) if run else train(config)
     info = read_run(folder)
     best, timings = info.get("best"), info.get("timings")
@@ -42,21 +43,19 @@ def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run
                unique_texts:bool=False, # Each text once in the gallery, as CXR-CLIP evaluates
                compare:list[str]=()): # Other models on the same studies: run folders, or what `load_model` takes
     "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
-    stages = Stages()
-    from radiology_clip_mini.evaluate import evaluate_run, file_ending
+    began = time.monotonic()
+    from radiology_clip_mini.evaluate import evaluate_run, file_ending, load_run
     from radiology_clip_mini.report import comparison_table, format_metrics
-    from radiology_clip_mini.runs import load_run
+    gc.enable()
     run = load_run(ckpt, results_dir, source)
-    stages.done("loading")
     result = evaluate_run(run, split, unique_texts, tuple(compare))
-    stages.done("evaluating")
     print(format_metrics(result))
     if compare:
         print("\ncompared on the same studies; a difference above 0 is the other model's advantage (for MedR, below 0)")
         print(comparison_table(result))
     end = file_ending(result)
-    print(f"written to {run.folder}: metrics{end}.json and .md, ranks{end}.csv, viz/evaluation{end}.png; {stages}. "
-          "Next: rclip_viz")
+    print(f"written to {run.folder}: metrics{end}.json and .md, ranks{end}.csv, viz/evaluation{end}.png "
+          f"in {readable_time(time.monotonic() - began)}. Next: rclip_viz")
 
 # %% ../nbs/extras/commands.ipynb #d22554ae
 def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
@@ -65,14 +64,12 @@ def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run'
               study:str|None=None, # Which test study to show; if not given, the first with three findings
               method:list[str]=["integrated", "grad_cam"]): # Kinds of heat maps, a row each; also hires_cam
     "Draw a retrieval grid for a trained model, and heat maps for the findings of one study."
-    stages = Stages()
-    from radiology_clip_mini.gradcam import visualise_run
-    from radiology_clip_mini.runs import load_run
-    run = load_run(ckpt, results_dir, source)
-    stages.done("loading")
-    for path in visualise_run(run, study, tuple(method)): print(f"written: {path}")
-    stages.done("drawing")
-    print(f"{stages}. Next: open the pictures, or explore the model with rclip_app (pip install '.[app]')")
+    began = time.monotonic()
+    from radiology_clip_mini.gradcam import load_run, visualise_run
+    gc.enable()
+    for path in visualise_run(load_run(ckpt, results_dir, source), study, tuple(method)): print(f"written: {path}")
+    print(f"Drawn in {readable_time(time.monotonic() - began)}. Next: open the pictures, or explore the model with "
+          "rclip_app (pip install '.[app]')")
 
 # %% ../nbs/extras/commands.ipynb #13ce403f
 def rclip_app(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
@@ -83,6 +80,7 @@ def rclip_app(ckpt:str|None=None, # A run's best or last folder; the latest run'
               no_browser:bool=False): # Do not open a browser
     "Explore a trained model in the browser, on this computer only."
     from radiology_clip_mini.explorer import serve_page
+    gc.enable()
     serve_page(dict(ckpt=ckpt, results_dir=results_dir, source=source, split=split), port, no_browser)
 
 # %% ../nbs/extras/commands.ipynb #6fba7f75

@@ -217,8 +217,7 @@ def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's 
 # %% ../nbs/extras/explorer.ipynb #0000004c
 _ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
               "connect-src 'self' ws://127.0.0.1:* ws://localhost:*")
-_WARM = "--preheat_kernel=True --pool_size=1 --MappingKernelManager.cull_interval=60 " \
-        "--MappingKernelManager.cull_idle_timeout=600"
+_WARM = "--preheat_kernel=True --pool_size=1 --MappingKernelManager.cull_idle_timeout=600"
 _SERVED = dict(config_file_paths=[], tornado_settings=dict(
     allow_remote_access=False, websocket_max_message_size=2**28, headers={"Content-Security-Policy": _ONLY_HERE}))
 
