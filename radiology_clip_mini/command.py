@@ -37,7 +37,7 @@ def _add_option(parser:ArgumentParser, option:inspect.Parameter, help:str) -> No
     parser.add_argument(f"--{option.name}", help=help, **kind)
 
 # %% ../nbs/extras/command.ipynb #0000000f
-def run_command(func, # Becomes the command of its name
+def run_command(func, # Becomes the command of its name; calls `gc.enable()` after its imports
                 argv:list[str]|None=None): # The words after the command; None for those of this process
     "Calls `func` with options read from the command line, with `clear_errors`."
     parser = ArgumentParser(prog=func.__name__, description=func.__doc__, exit_on_error=False, allow_abbrev=False)

@@ -44,8 +44,9 @@ def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run
                compare:list[str]=()): # Other models on the same studies: run folders, or what `load_model` takes
     "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
     began = time.monotonic()
-    from radiology_clip_mini.evaluate import evaluate_run, file_ending, load_run
+    from radiology_clip_mini.evaluate import evaluate_run, file_ending
     from radiology_clip_mini.report import comparison_table, format_metrics
+    from radiology_clip_mini.runs import load_run
     gc.enable()
     run = load_run(ckpt, results_dir, source)
     result = evaluate_run(run, split, unique_texts, tuple(compare))
@@ -65,7 +66,8 @@ def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run'
               method:list[str]=["integrated", "grad_cam"]): # Kinds of heat maps, a row each; also hires_cam
     "Draw a retrieval grid for a trained model, and heat maps for the findings of one study."
     began = time.monotonic()
-    from radiology_clip_mini.gradcam import load_run, visualise_run
+    from radiology_clip_mini.gradcam import visualise_run
+    from radiology_clip_mini.runs import load_run
     gc.enable()
     for path in visualise_run(load_run(ckpt, results_dir, source), study, tuple(method)): print(f"written: {path}")
     print(f"Drawn in {readable_time(time.monotonic() - began)}. Next: open the pictures, or explore the model with "

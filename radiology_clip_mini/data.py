@@ -9,7 +9,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'source_path', 'read_studies', 'skip
            'SentenceTable', 'epoch_batches', 'Batch', 'batches', 'in_order']
 
 # %% ../nbs/00_data.ipynb #00000004
-import hashlib, json, os, re
+import hashlib, json, re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import torch
 from torchvision.transforms import v2
 
-from .cache import ImageCache, VIEWS, build_cache, cache_root
+from .cache import ImageCache, VIEWS, build_cache
 from .command import home_path, watched, write_atomic
 from .phantom import make_phantoms
 from .settings import DataConfig

@@ -24,7 +24,7 @@ from .metrics import finding_relevance, no_preference, perfect_reader, rows_of, 
 from .models import CLIPMini, embed, untrained
 from .published import load_model
 from .report import evaluation_figure, failure_table, markdown_metrics, markdown_report
-from .runs import Run, _data_settings, _read_info, find_ckpt, load_run
+from .runs import Run, _data_settings, _read_info, find_ckpt
 from .runs import read_run, what_changed
 from .search import kept_corpus
 from .uncertainty import bootstrap_ci, paired_difference, summarise

@@ -9,7 +9,6 @@ __all__ = ['image_uri', 'heat_image', 'Explorer', 'explore', 'serve_page']
 import base64, copy, io, json, os, re, shutil, tempfile
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 from fastcore.basics import patch
 import numpy as np

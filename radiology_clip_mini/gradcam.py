@@ -25,7 +25,7 @@ from .cache import VIEWS
 from .data import StudyData, normalise, sentences
 from .models import CLIPMini
 from .report import HEAT, Picture, figure_png
-from .runs import Run, load_run
+from .runs import Run
 from .search import Gallery, Query, answer, make_gallery, mean_pictures, rank_of, study_query
 
 # %% ../nbs/05_gradcam.ipynb #00000011
@@ -173,7 +173,7 @@ def study_cams(model:CLIPMini, data:StudyData, row:int, # Which study of the dat
     "View to its maps, (t, h, w) in [0, 1], all views and texts on one scale. Raises ValueError as `grad_cam`."
     views, pixels = data.view_ids[row], data.pixels([row])[0] # -1 is a view that is not there
     if reference is not None:
-        means = [reference.get(VIEWS[v], own) for v, own in zip(views, pixels)] # where no view is, any picture does
+        means = [reference.get(VIEWS[v], next(iter(reference.values()))) for v in views] # without one, another view's
         reference = model.preprocess(np.stack(means))
     cams = _cams(model, model.preprocess(pixels), texts, method, reference, torch.from_numpy(views >= 0))
     return dict(zip([VIEWS[v] for v in views if v >= 0], cams.swapaxes(0, 1)))
@@ -247,8 +247,8 @@ def _show_question(ax:Axes, gallery:Gallery, query:Query) -> None:
     "What asks, with the rank of its own answer."
     title = ", ".join(filter(None, [query.name, own_rank(gallery, query)]))
     if query.text: return _show_report(ax, query.text, title)
-    view, pixels = next(iter(query.views.items()))
-    show_radiograph(ax, pixels, title=title, view=view)
+    view = next(iter(query.views)) if query.place is None else gallery.seen(query.place)[0]
+    show_radiograph(ax, query.views[view], title=title, view=view)
 
 # %% ../nbs/05_gradcam.ipynb #00000054
 def _show_answers(axes, gallery:Gallery, query:Query, found:list[tuple[int, float]]) -> None:
@@ -297,12 +297,11 @@ def _phrase_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], 
 # %% ../nbs/05_gradcam.ipynb #e732add9
 def _radiograph_figure(gallery:Gallery, query:Query, found:list[tuple[int, float]], method:str) -> Figure:
     "The map for the nearest report, the radiograph itself, and the reports."
-    view, pixels = next(iter(query.views.items()))
     nearest_report = gallery.study(found[0][0])["text"]
+    view, cams = next(iter(query_maps(gallery, [query], query.place, nearest_report, method).items()))
     fig = Picture(2.3*(len(found)+2), 3)
     mapped, question, *answers = fig.subplots(1, len(found)+2)
-    cams = query_maps(gallery, [query], query.place, nearest_report, method)
-    show_radiograph(mapped, pixels, next(iter(cams.values()))[0], "map for the nearest report", view=view)
+    show_radiograph(mapped, query.views[view], cams[0], "map for the nearest report", view=view)
     _show_question(question, gallery, query)
     _show_answers(answers, gallery, query, found)
     return fig

@@ -75,7 +75,7 @@ def refuse_batch_norm(model:torch.nn.Module) -> None:
 
 # %% ../nbs/02_loss.ipynb #0000004b
 def embed_in_chunks(encode:Callable, # A chunk to its image and text embeddings
-                    chunks:list) -> list[torch.Tensor]: # The parts of a batch; its image and its text embeddings
+                    chunks:list) -> list[torch.Tensor]: # Parts of a batch on the model's device; its two embeddings
     "The embeddings of a whole batch in the memory of one chunk: backward embeds each chunk again."
     parts = [checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks]
     return [torch.cat(side) for side in zip(*parts)]

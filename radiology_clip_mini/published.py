@@ -178,13 +178,15 @@ def token_counts(self:TransformersCLIP|CLIPMini, texts:list[str]) -> list[int]:
     "How many tokens each text has before it is cut, end marks included."
     return [len(ids) for ids in self.tokenizer(texts)["input_ids"]]
 
+@patch(as_prop=True)
+def max_length(self:CLIPMini) -> int: return self.config.max_length
+
 # %% ../nbs/extras/published.ipynb #00000042
 def _load_own(name:str) -> CLIPMini:
-    "A model of this project, with the name of its folder, its longest text, and the image size of its run."
+    "A model of this project, with the name of its folder and the image size of its run."
     model, run = CLIPMini.from_pretrained(name), Path(name).parent
     trained = read_run(run)["config"]["data"] if (run/"run.json").is_file() else {}
     model.name, model.image_size = "/".join(Path(name).parts[-2:]), trained.get("image_size", DataConfig.image_size)
-    model.max_length = model.config.max_length
     return model
 
 # %% ../nbs/extras/published.ipynb #00000043

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Iterator
 
 from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
-import numpy as np
 import pandas as pd
 from PIL import Image as PILImage
 
@@ -342,6 +341,7 @@ def _read_metadata(folder:Path) -> pd.DataFrame:
     "metadata.csv or metadata.jsonl, every cell as text, with study_id, patient_id and view filled in."
     path = folder/"metadata.csv"
     if not path.exists(): path = folder/"metadata.jsonl"
+    if not path.is_file(): raise FileNotFoundError(f"there is neither metadata.csv nor metadata.jsonl in {folder}")
     table = _read_csv(path, ("file_name",)) if path.suffix == ".csv" else _read_json_lines(path)
     if not set(TEXT_PRIORITY) & set(table.columns) or "file_name" not in table.columns:
         raise ValueError(f"the metadata in {folder} needs file_name and one of {', '.join(TEXT_PRIORITY)}; "

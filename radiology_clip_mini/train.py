@@ -120,9 +120,9 @@ def train_step(model:CLIPMini, batch, # A `Batch`
                optimizer, accelerator:Accelerator, t:TrainConfig,
               ) -> dict[str, torch.Tensor]: # loss (nats), temperature, grad_norm (before clipping)
     "One step of AdamW. What it returns is still on the device, so that nothing waits for it."
+    batch = batch._replace(images=batch.images.to(accelerator.device, non_blocking=True))
     def encode(part):
-        images = part.images.to(accelerator.device, non_blocking=True)
-        if t.augment: images = augment(images)
+        images = augment(part.images) if t.augment else part.images
         with accelerator.autocast(): return model(normalise(images), part.tokens, part.present)
     embeddings = embed_in_chunks(encode, split_batch(batch, t.chunk_size)) if t.chunk_size else encode(batch)
     with accelerator.autocast(): loss = batch_loss(model, *embeddings, batch, t)

@@ -86,7 +86,9 @@ def permutation_p(a:pd.DataFrame, b:pd.DataFrame, # The same queries and metrics
     def change(swapped): # (patients,) bool; (metrics,)
         ours = np.where(swapped[codes, None], b, a)
         theirs = np.where(swapped[codes, None], a, b)
-        return np.where(is_median, np.median(theirs, 0) - np.median(ours, 0), (theirs - ours).mean(0))
+        moved = (theirs - ours).mean(0)
+        moved[is_median] = np.median(theirs[:, is_median], 0) - np.median(ours[:, is_median], 0)
+        return moved
     seen = np.abs(change(np.zeros(n, bool)))
     reached = sum(np.abs(change(rng.random(n) < .5)) >= seen - 1e-12 for _ in range(n_permutations))
     return dict(zip(a, (1 + reached) / (1 + n_permutations)))
