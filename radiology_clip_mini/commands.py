@@ -6,10 +6,10 @@
 __all__ = ['rclip_train', 'rclip_eval', 'rclip_viz', 'rclip_app', 'train_command', 'eval_command', 'viz_command', 'app_command']
 
 # %% ../nbs/extras/commands.ipynb #802d9ba9
-import gc, os, sys, time
+import os, sys, time
 from pathlib import Path
 
-from .command import clear_errors, readable_time, run_command
+from .command import clear_errors, loading, readable_time, run_command
 
 # %% ../nbs/extras/commands.ipynb #70b27101
 def rclip_train(argv:list[str]|None=None) -> Path|None:
@@ -20,9 +20,9 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
         raise ValueError("no settings given. Start with --config demo (no download), or see --help")
     run, config = parse_words(argv).resume, parse_config(argv)
     check_config(config)
-    from radiology_clip_mini.runs import read_run, resume_config
-    from radiology_clip_mini.train import train
-    gc.enable()
+    with loading():
+        from radiology_clip_mini.runs import read_run, resume_config
+        from radiology_clip_mini.train import train
     folder = train(resume_config(run, *argv), resume=Path(run)) if run else train(config)
     info = read_run(folder)
     best, timings = info.get("best"), info.get("timings")
@@ -44,10 +44,10 @@ def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run
                compare:list[str]=()): # Other models on the same studies: run folders, or what `load_model` takes
     "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
     began = time.monotonic()
-    from radiology_clip_mini.evaluate import evaluate_run, file_ending
-    from radiology_clip_mini.report import comparison_table, format_metrics
-    from radiology_clip_mini.runs import load_run
-    gc.enable()
+    with loading():
+        from radiology_clip_mini.evaluate import evaluate_run, file_ending
+        from radiology_clip_mini.report import comparison_table, format_metrics
+        from radiology_clip_mini.runs import load_run
     run = load_run(ckpt, results_dir, source)
     result = evaluate_run(run, split, unique_texts, tuple(compare))
     print(format_metrics(result))
@@ -66,9 +66,9 @@ def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run'
               method:list[str]=["integrated", "grad_cam"]): # Kinds of heat maps, a row each; also hires_cam
     "Draw a retrieval grid for a trained model, and heat maps for the findings of one study."
     began = time.monotonic()
-    from radiology_clip_mini.gradcam import visualise_run
-    from radiology_clip_mini.runs import load_run
-    gc.enable()
+    with loading():
+        from radiology_clip_mini.gradcam import visualise_run
+        from radiology_clip_mini.runs import load_run
     for path in visualise_run(load_run(ckpt, results_dir, source), study, tuple(method)): print(f"written: {path}")
     print(f"Drawn in {readable_time(time.monotonic() - began)}. Next: open the pictures, or explore the model with "
           "rclip_app (pip install '.[app]')")
@@ -81,8 +81,7 @@ def rclip_app(ckpt:str|None=None, # A run's best or last folder; the latest run'
               port:int=8866, # Where the page is served, on 127.0.0.1; the next free one if taken
               no_browser:bool=False): # Do not open a browser
     "Explore a trained model in the browser, on this computer only."
-    from radiology_clip_mini.explorer import serve_page
-    gc.enable()
+    with loading(): from radiology_clip_mini.explorer import serve_page
     serve_page(dict(ckpt=ckpt, results_dir=results_dir, source=source, split=split), port, no_browser)
 
 # %% ../nbs/extras/commands.ipynb #6fba7f75

@@ -216,7 +216,7 @@ def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's 
 # %% ../nbs/extras/explorer.ipynb #0000004c
 _ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
               "connect-src 'self' ws://127.0.0.1:* ws://localhost:*")
-_WARM = "--preheat_kernel=True --pool_size=1 --MappingKernelManager.cull_idle_timeout=600"
+_WARM = ["--preheat_kernel=True", "--pool_size=1", "--MappingKernelManager.cull_idle_timeout=600"]
 _SERVED = dict(config_file_paths=[], tornado_settings=dict(
     allow_remote_access=False, websocket_max_message_size=2**28, headers={"Content-Security-Policy": _ONLY_HERE}))
 
@@ -231,4 +231,4 @@ def serve_page(asked:dict, port:int, no_browser:bool) -> None: # What `explore` 
     with tempfile.TemporaryDirectory() as folder:
         page = shutil.copy(PACKAGE/"explorer_page.ipynb", folder)
         here = ["--Voila.ip=127.0.0.1", f"--Voila.port={port}", f"--Voila.open_browser={not no_browser}"]
-        Voila.launch_instance([page, *here, *_WARM.split()], **_SERVED)
+        Voila.launch_instance([page, *here, *_WARM], **_SERVED)

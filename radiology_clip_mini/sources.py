@@ -44,7 +44,8 @@ def pick_text(record:dict, # Section name to text; a section may be missing or N
 # %% ../nbs/extras/sources.ipynb #00000012
 def image_cell(x) -> dict|None: # {"path": …, "bytes": …}, one of them None
     "An image as a table holds it, not yet checked, of a Path, bytes, base64 text, such a dict or a PIL image."
-    if isinstance(x, dict): x = x.get("bytes") if x.get("bytes") is not None else x.get("path") and Path(str(x["path"]))
+    if isinstance(x, dict) and x.get("bytes") is None: x = x.get("path") and Path(str(x["path"]))
+    if isinstance(x, dict): x = x["bytes"]
     if isinstance(x, Path): return dict(path=str(x), bytes=None)
     if isinstance(x, PILImage.Image):
         png = io.BytesIO()
