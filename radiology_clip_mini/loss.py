@@ -52,8 +52,7 @@ def sentence_loss(image_emb:torch.Tensor, # (n, d) unit rows
     shape = len(image_emb), len(sentence_emb)
     if holds.shape != shape: raise ValueError(f"expected holds of shape {shape}; got {tuple(holds.shape)}")
     with torch.autocast(image_emb.device.type, enabled=False):
-        dtype = torch.promote_types(image_emb.dtype, torch.float32)
-        logits = logit_scale * image_emb.to(dtype) @ sentence_emb.to(dtype).T
+        logits = logit_scale * _cosines(image_emb, sentence_emb)
         truth = holds.to(logits)
         to_sentence = F.cross_entropy(logits, truth / truth.sum(1, keepdim=True))
         to_image = F.cross_entropy(logits.T, truth.T / truth.T.sum(1, keepdim=True))

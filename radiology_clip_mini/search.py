@@ -25,6 +25,7 @@ from .command import progress
 from .data import StudyData, TokenTable, fingerprint, normalise
 from .metrics import expected_rank
 from .models import CLIPMini, embed
+from .packing import packed_means
 from .findings import label_matrix, plain_finding
 
 # %% ../nbs/extras/search.ipynb #42a01eef
@@ -38,7 +39,7 @@ class Corpus:
     def __len__(self): return len(self.rows)
 
 # %% ../nbs/extras/search.ipynb #0000000a
-_CODE = "".join(map(inspect.getsource, (sys.modules[CLIPMini.__module__], normalise, TokenTable))) # of how it embeds
+_CODE = "".join(map(inspect.getsource, (sys.modules[CLIPMini.__module__], packed_means, normalise, TokenTable)))
 
 def corpus_key(model:CLIPMini, data:StudyData, rows:np.ndarray, shard_size:int) -> str: # Of these rows, in such shards
     "The name of a corpus: digits of the model and how it cuts texts, of the data, and of the rows."

@@ -99,19 +99,13 @@ def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # 
     single = sentence_loss(image_emb, model.encode_text(batch.sentences), scale, batch.holds.to(image_emb.device))
     return (1 - t.sentence_weight) * loss + t.sentence_weight * single
 
-# %% ../nbs/03_train.ipynb #0000002d
-def _cut_tokens(tokens:dict, rows:slice) -> dict:
-    "The tokens of some texts of a batch, padded to the longest of these."
-    longest = int(tokens["attention_mask"][rows].sum(1).max())
-    return {name: x[rows, :longest] for name, x in tokens.items()}
-
 # %% ../nbs/03_train.ipynb #0000002e
 def split_batch(batch, size:int) -> list:
     "A batch in chunks of at most `size` pairs."
     chunks = []
     for k in range(0, len(batch.images), size):
         at = slice(k, k + size)
-        tokens = _cut_tokens(batch.tokens, at)
+        tokens = {name: x[at] for name, x in batch.tokens.items()}
         chunks.append(batch._replace(images=batch.images[at], present=batch.present[at], tokens=tokens))
     return chunks
 
