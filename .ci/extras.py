@@ -68,7 +68,7 @@ def dicom():
     head.PixelData = values.tobytes()
     with tempfile.TemporaryDirectory() as folder:
         head.save_as(Path(folder, "a.dcm"), enforce_file_format=True)
-        grey = read_grey(dict(bytes=None, path=str(Path(folder, "a.dcm"))), 64)
+        grey, _ = read_grey(dict(bytes=None, path=str(Path(folder, "a.dcm"))), 64)
     assert grey[0, 0] == 255 and grey[0, -1] == 0 and (np.diff(grey[0].astype(int)) <= 0).all()
 
 

@@ -80,17 +80,13 @@ def _open_image(file) -> tuple[PILImage.Image, str]: # What was noticed, or ""
         return ImageOps.exif_transpose(_to_8bit(im)), f"only the first of {pages} pages was read" if pages > 1 else ""
 
 # %% ../nbs/extras/cache.ipynb #00000010
-def _read_square(image, image_size:int) -> tuple[np.ndarray, str]:
-    "As `read_grey`, and what was noticed."
+def read_grey(image, # {"bytes": …} or {"path": …}, or a path
+              image_size:int) -> tuple[np.ndarray, str]: # (image_size, image_size) uint8; what was noticed, or ""
+    "The middle square of an image in grey, resized by its shorter side. Raises what PIL raises for a broken file."
     if isinstance(image, dict):
         image = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
     grey, note = _open_image(image)
     return np.asarray(ImageOps.fit(grey, (image_size, image_size), PILImage.Resampling.BILINEAR)), note
-
-def read_grey(image, # {"bytes": …} or {"path": …}, or a path
-              image_size:int) -> np.ndarray: # (image_size, image_size) uint8
-    "The middle square of an image in grey, resized by its shorter side. Raises what PIL raises for a broken file."
-    return _read_square(image, image_size)[0]
 
 # %% ../nbs/extras/cache.ipynb #0000001d
 VIEWS = ("frontal", "lateral")
@@ -151,7 +147,7 @@ def _open_part(path:Path, shape:tuple, dtype) -> np.memmap:
 
 # %% ../nbs/extras/cache.ipynb #00000024
 def _try_read(cell, image_size:int) -> tuple[np.ndarray|None, str]: # The pixels, or None; what was noticed, or why
-    try: return _read_square(cell, image_size)
+    try: return read_grey(cell, image_size)
     except ValueError as e: return None, str(e).splitlines()[0] or "ValueError"
     except Exception as e: return None, type(e).__name__ # whatever a broken file makes a decoder raise
 

@@ -106,7 +106,8 @@ def add(self:History, rows=(), **row) -> None: # Row numbers of the studies in t
 @patch
 def flush(self:History) -> None:
     "Writes all rows and brings the progress up to date. Raises as `_line` does."
-    rows = [(studies, _numbers(row)) for studies, row in self.waiting]
+    def number(x): return x.item() if isinstance(x, torch.Tensor) else x
+    rows = [(studies, {name: number(x) for name, x in row.items()}) for studies, row in self.waiting]
     lines = [self._line(studies, row) for studies, row in rows]
     self.waiting, self.written = [], time.monotonic()
     self.progress.seconds = self.written - self.start
@@ -117,10 +118,6 @@ def flush(self:History) -> None:
         os.fsync(f.fileno())
         self.progress.history_bytes = f.tell()
     for _, row in rows: self._show(row)
-
-# %% ../nbs/extras/checkpoints.ipynb #0000001b
-def _numbers(row:dict) -> dict:
-    return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in row.items()}
 
 # %% ../nbs/extras/checkpoints.ipynb #0000001c
 @patch

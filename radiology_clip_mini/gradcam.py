@@ -132,35 +132,25 @@ def _cams(model:CLIPMini, images:torch.Tensor, texts:list, method:str, # (3, h, 
     cams = F.interpolate(cams[:, None], images.shape[-2:], mode="bilinear")[:, 0].cpu().numpy()
     return cams.reshape(n, -1, *images.shape[-2:]) / max(cams.max(), 1e-12)
 
-# %% ../nbs/05_gradcam.ipynb #0000002d
-def _as_image(model:CLIPMini, picture:np.ndarray|torch.Tensor) -> torch.Tensor: # (3, h, w) normalised, on its device
-    "A picture (h, w) uint8, or (3, h, w) already normalised. Raises ValueError for other shapes."
-    x = torch.as_tensor(picture)
-    if x.ndim == 2: x = normalise(x)
-    elif x.ndim != 3 or len(x) != 3:
-        raise ValueError(f"expected an image (h, w) or (3, h, w); got {tuple(x.shape)}")
-    return x.to(model.device)
-
 # %% ../nbs/05_gradcam.ipynb #0000002e
 def phrase_cams(model:CLIPMini, # Its mode is given back as it was
-                image:np.ndarray|torch.Tensor, # (h, w) uint8, or (3, h, w) float already normalised
+                image:np.ndarray, # (h, w) uint8
                 texts:list[tuple[str, str|None]], # t texts, each with one to subtract, or None
                 method:str="grad_cam", # One of `METHODS`
-                reference:np.ndarray|torch.Tensor|None=None) -> np.ndarray: # (t, h, w); integrated needs a reference
+                reference:np.ndarray|None=None) -> np.ndarray: # (t, h, w); integrated needs a reference
     "Maps (t, h, w) in [0, 1], all on one scale, so that a phrase that is not there stays dark. Raises as `grad_cam`."
-    image = _as_image(model, image)
-    if reference is not None:
-        reference = _as_image(model, reference)
-        if reference.shape != image.shape:
-            raise ValueError(f"the reference is {tuple(reference.shape)}, the image {tuple(image.shape)}")
-    return _cams(model, image, texts, method, reference)[:, 0]
+    if image.ndim != 2: raise ValueError(f"expected an image (h, w); got {tuple(image.shape)}")
+    if reference is not None and reference.shape != image.shape:
+        raise ValueError(f"the reference is {reference.shape}, the image {image.shape}")
+    reference = None if reference is None else model.preprocess(reference)
+    return _cams(model, model.preprocess(image), texts, method, reference)[:, 0]
 
 # %% ../nbs/05_gradcam.ipynb #0000002f
 def grad_cam(model:CLIPMini, # Its mode is given back as it was
-             image:np.ndarray|torch.Tensor, # (h, w) uint8, or (3, h, w) float already normalised
+             image:np.ndarray, # (h, w) uint8
              text:str, minus:str|None=None, # Any words, and words to subtract: the map is for the difference
              method:str="grad_cam", # One of `METHODS`
-             reference:np.ndarray|torch.Tensor|None=None, # For integrated: such as one of `mean_pictures`
+             reference:np.ndarray|None=None, # For integrated: such as one of `mean_pictures`
             ) -> np.ndarray: # (h, w) in [0, 1]; 1 is where the image speaks most for the text
     "Text-conditioned Grad-CAM (arXiv:1610.02391) or a relative. ValueError for other shapes, methods, transformers."
     return phrase_cams(model, image, [(text, minus)], method, reference)[0]

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 from .cache import VIEWS
 from .command import progress
 from .data import StudyData, TokenTable, in_order, normalise
-from .packing import allow_packing, packed_means
+from .packing import PACKED, packed_means
 from .settings import ModelConfig
 
 # %% ../nbs/01_models.ipynb #00000011
@@ -40,13 +40,6 @@ def _cut_head(net:nn.Module) -> tuple[str, int]:
     name, head = linear[-1]
     net.set_submodule(name, nn.Identity())
     return name, head.in_features
-
-# %% ../nbs/01_models.ipynb #00000015
-def _drop_auxiliary(net:nn.Module) -> None:
-    "Removes the auxiliary classifiers, which only act in training."
-    for name in ("aux1", "aux2", "AuxLogits"):
-        if hasattr(net, name): setattr(net, name, None)
-    if hasattr(net, "aux_logits"): net.aux_logits = False
 
 # %% ../nbs/01_models.ipynb #00000017
 @contextmanager
@@ -91,7 +84,7 @@ def image_encoder(name:str, # A torchvision classifier
     advice = "give --model.image_weights a local file, or none for random ones"
     with _explained(OSError, f"ImageNet weights of {name} could not be downloaded; {advice}", OSError):
         net = torchvision.models.get_model(name, weights="DEFAULT" if weights == "imagenet" else None)
-    _drop_auxiliary(net)
+    if hasattr(net, "aux_logits"): raise ValueError(f"{name} classifies half-way as well; choose another image_encoder")
     head, width = _cut_head(net)
     if weights not in ("imagenet", "none"): _load_tensors(net, weights, head)
     return net, width
@@ -192,7 +185,8 @@ class CLIPMini(nn.Module):
         self.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
         text = _saved_text_encoder(Path(folder)) if folder else text_encoder(config.text_encoder, texts)
         self.text_encoder, self.tokenizer = text
-        self.packs = allow_packing(self.text_encoder)
+        self.packs = self.text_encoder.config.model_type in PACKED
+        if self.packs: self.text_encoder.set_attn_implementation("packed")
         longest = getattr(self.text_encoder.config, "max_position_embeddings", config.max_length)
         if config.max_length > longest:
             raise ValueError(f"model.max_length is {config.max_length}; the encoder takes at most {longest} tokens")

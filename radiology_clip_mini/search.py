@@ -36,8 +36,6 @@ class Corpus:
     image_emb: np.ndarray # (n, d) unit rows, float32
     text_emb: np.ndarray # The same of the reports
 
-    def __len__(self): return len(self.rows)
-
 # %% ../nbs/extras/search.ipynb #0000000a
 _CODE = "".join(map(inspect.getsource, (sys.modules[CLIPMini.__module__], packed_means, normalise, TokenTable)))
 
@@ -192,7 +190,7 @@ class Gallery:
         self.ids = self.table["study_id"][:]
         self.findings = studies_with(self.table["labels"][:])
 
-    def __len__(self): return len(self.corpus)
+    def __len__(self): return len(self.rows)
 
     @cached_property
     def means(self) -> dict[str, np.ndarray]: return mean_pictures(self.data, self.rows)
@@ -277,7 +275,7 @@ def study_query(gallery:Gallery, i:int, by:str="radiograph") -> Query: # By radi
 @torch.no_grad()
 def file_query(gallery:Gallery, name:str, content:bytes) -> Query: # Of a PNG, JPEG or DICOM
     "A radiograph that is not in the gallery asks. Raises ValueError where it cannot be read."
-    try: pixels = np.array(read_grey(dict(bytes=bytes(content)), gallery.pixels(0).shape[0]))
+    try: pixels = np.array(read_grey(dict(bytes=bytes(content)), gallery.pixels(0).shape[0])[0])
     except Exception as e: # whatever a broken file makes a decoder raise
         reason = e if type(e) is ValueError else type(e).__name__
         raise ValueError(f"{name} is no PNG, JPEG or DICOM that can be read ({reason})") from e

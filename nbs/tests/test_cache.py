@@ -13,9 +13,9 @@ BUILD = """
 import sys
 from radiology_clip_mini import cache
 from radiology_clip_mini.sources import read_folder
-real, reads = cache._read_square, []
+real, reads = cache.read_grey, []
 def read(*args): reads.append(1); return real(*args)
-cache._read_square = read
+cache.read_grey = read
 print("ready", flush=True)
 cache.build_cache(read_folder(sys.argv[1], {}), 64, sys.argv[2], workers=1)
 print(len(reads))
@@ -49,8 +49,8 @@ def test_a_killed_build_goes_on(folder, tmp_path, monkeypatch):
     kept = done_rows(tmp_path)
     assert 64 <= kept < N, "the build was not caught half-way"
     assert not list(tmp_path.rglob("pixels.npy"))
-    real, reads = cache._read_square, []
-    monkeypatch.setattr(cache, "_read_square", lambda *args: (reads.append(1), real(*args))[1])
+    real, reads = cache.read_grey, []
+    monkeypatch.setattr(cache, "read_grey", lambda *args: (reads.append(1), real(*args))[1])
     finished = cache.build_cache(read_folder(folder, {}), 64, tmp_path)
     assert len(reads) == N - kept
     whole = cache.build_cache(read_folder(folder, {}), 64, tmp_path/"fresh")

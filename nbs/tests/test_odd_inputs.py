@@ -118,7 +118,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("write", PICTURES.values(), ids=PICTURES)
 def test_every_picture_is_the_chest(write):
-    found, note = cache._read_square(dict(bytes=write()), SIZE)
+    found, note = cache.read_grey(dict(bytes=write()), SIZE)
     assert note == "" and likeness(found) >= .99 and found.max() > 200
 
 
@@ -130,12 +130,12 @@ def test_any_range_of_values(form, bits, start, inverse):
     values = start + DEEP / 255 * top
     if form == "DICOM": whole = dicom(start + top - DEEP / 255 * top, "MONOCHROME1") if inverse else dicom(values)
     else: whole = saved(values.astype(np.uint16), form)
-    assert likeness(cache._read_square(dict(bytes=whole), SIZE)[0]) >= .99
+    assert likeness(cache.read_grey(dict(bytes=whole), SIZE)[0]) >= .99
 
 
 @pytest.mark.parametrize("padding, fields", [(65_535, {}), (0, {}), (64_000, dict(PixelPaddingRangeLimit=65_535))], ids=["high", "low", "range"])
 def test_padding_is_black_and_stretches_nothing(padding, fields):
-    found, _ = cache._read_square(dict(bytes=dicom(padded(DEEP*16 + 1, padding), PixelPaddingValue=padding, **fields)), SIZE)
+    found, _ = cache.read_grey(dict(bytes=dicom(padded(DEEP*16 + 1, padding), PixelPaddingValue=padding, **fields)), SIZE)
     assert found[:8].max() == 0 and np.corrcoef(found[8:].ravel(), DEEP[8:].ravel())[0, 1] >= .99 and found.max() > 200
 
 
@@ -143,7 +143,7 @@ def test_padding_is_black_and_stretches_nothing(padding, fields):
 def test_further_pages_are_named(form):
     "What is written as several pages is read as the first of them."
     whole = saved(grey, form, save_all=True, append_images=[grey.transpose(Image.Transpose.ROTATE_180)], **(dict(quality=95) if form == "WEBP" else {}))
-    found, note = cache._read_square(dict(bytes=whole), SIZE)
+    found, note = cache.read_grey(dict(bytes=whole), SIZE)
     assert note == "only the first of 2 pages was read" and likeness(found) >= .99
 
 

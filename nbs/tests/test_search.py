@@ -23,7 +23,7 @@ search.embed = embed
 data = prepare_data(DataConfig(source="phantom", phantoms=40, image_size=32, cache_dir=folder), seed=1)
 corpus = search.embed_corpus(CLIPMini.from_pretrained(folder + "/model"), data, folder + "/corpora", shard_size=5)
 if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
-sys.stdout.write(f"embedded {len(rows)} of {len(corpus)}\\n")
+sys.stdout.write(f"embedded {len(rows)} of {len(corpus.rows)}\\n")
 """
 
 
