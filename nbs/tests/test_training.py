@@ -219,9 +219,22 @@ def test_two_processes_are_one(tmp_path, chunk_size, weight):
         assert all((g - expected).abs().max() <= 1e-6 * max(longest, 1) for g, expected in zip(grads, one[1]))
 
 
-def test_the_same_words_on_two_processes(tmp_path):
-    "torchrun needs nothing but its own options."
-    words = ["-m", "radiology_clip_mini.train", "--config", "demo", *SMALL, "--train.epochs=1", "--train.checkpoint_minutes=10"]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words], cwd=tmp_path, capture_output=True, text=True)
+TORCHRUN = ["torch.distributed.run", "--nproc_per_node=2", "--master_port"]
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port"]
+SCRIPT = """
+import os
+from radiology_clip_mini.commands import train_command
+train_command()
+print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"])
+"""
+
+
+@pytest.mark.parametrize("launcher, program", [(TORCHRUN, ["-m", "radiology_clip_mini.train"]), (TORCHRUN, ["script.py"]), (ACCELERATE, ["script.py"])])
+def test_the_same_words_on_two_processes(tmp_path, launcher, program):
+    "torchrun and accelerate launch need nothing but their own options."
+    (tmp_path/"script.py").write_text(SCRIPT)
+    words = [str(free_port()), *program, "--config", "demo", *SMALL, "--train.epochs=1", "--train.checkpoint_minutes=10"]
+    done = subprocess.run([sys.executable, "-m", *launcher, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    if program == ["script.py"]: assert "rank 0 of 2" in done.stdout and "rank 1 of 2" in done.stdout
     assert done.stdout.count("best model:") == 1 and len(list(tmp_path.glob("results/2*"))) == 1
