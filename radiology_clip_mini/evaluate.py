@@ -97,7 +97,7 @@ def _describe_all(side:_Side, scores:dict) -> dict: # `scores` by answer and kin
 # %% ../nbs/extras/evaluate.ipynb #00000017
 def _look_up(similarity:Similarity, n_gallery:int, mine:np.ndarray, other:np.ndarray) -> list[np.ndarray]:
     "By query the similarity to its own and to another item, how many tie with its own; the ten best, and their items."
-    size, parts = max(1, BLOCK // n_gallery), []
+    size, parts = max(32, BLOCK // n_gallery), []
     for start in range(0, len(mine), size):
         block = similarity(start, min(start + size, len(mine)))
         row, now = np.arange(len(block)), slice(start, start + len(block))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .cache import VIEWS
-from .data import StudyData, normalise, sentences
+from .data import StudyData, sentences
 from .models import CLIPMini
 from .report import HEAT, Picture, figure_png
 from .runs import Run

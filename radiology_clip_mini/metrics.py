@@ -186,7 +186,7 @@ def retrieval_metrics(similarity, relevance=None, ks:tuple=(1, 5, 10)) -> dict[s
 
 # %% ../nbs/04_metrics.ipynb #00000053
 Similarity = Callable[[int, int], torch.Tensor] # (start, stop) -> (stop - start, gallery)
-BLOCK = 2**22 # Similarities in memory at a time, 17 MB; larger blocks cost more time than they save
+BLOCK = 2**22 # Similarities in memory at a time, 17 MB, but 32 queries at least; larger blocks save no time
 
 def cosine_blocks(query_emb:np.ndarray, gallery_emb:np.ndarray) -> Similarity: # (q, d) and (g, d)
     "Dot products, which are cosines where the rows are unit vectors. Raises ValueError for NaN or other widths."
@@ -202,7 +202,7 @@ def score_blocks(similarity:Similarity,
                  relevance:dict[str, Callable], # Kind to a function of (start, stop) -> (stop - start, gallery), sparse
                  n_queries:int, n_gallery:int) -> dict[str, pd.DataFrame]: # Kind to the scores of all queries
     "As `query_scores`, for several kinds of relevance at once and in bounded memory."
-    size = max(1, BLOCK // n_gallery)
+    size = max(32, BLOCK // n_gallery) # for each block, the whole gallery is read from memory
     names = ["R@1", "R@5", "R@10", "MedR", "MRR", "mAP", "nDCG@10"]
     found = {kind: np.empty((n_queries, len(names))) for kind in relevance} # a table per block would scatter memory
     for start in progress(range(0, n_queries, size), "ranking"):

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 from .cache import VIEWS
 from .command import progress
 from .data import StudyData, TokenTable, in_order, normalise
-from .packing import PACKED, packed_means
+from .packing import can_pack, packed_means
 from .settings import ModelConfig
 
 # %% ../nbs/01_models.ipynb #00000011
@@ -81,10 +81,11 @@ def image_encoder(name:str, # A torchvision classifier
     if name not in known:
         close = difflib.get_close_matches(name, known) or ["resnet18"]
         raise ValueError(f"torchvision has no classifier {name!r}; did you mean {', '.join(close)}?")
+    if name in ("googlenet", "inception_v3"):
+        raise ValueError(f"{name} has auxiliary classifiers, which are not supported; choose another image_encoder")
     advice = "give --model.image_weights a local file, or none for random ones"
     with _explained(OSError, f"ImageNet weights of {name} could not be downloaded; {advice}", OSError):
         net = torchvision.models.get_model(name, weights="DEFAULT" if weights == "imagenet" else None)
-    if hasattr(net, "aux_logits"): raise ValueError(f"{name} classifies half-way as well; choose another image_encoder")
     head, width = _cut_head(net)
     if weights not in ("imagenet", "none"): _load_tensors(net, weights, head)
     return net, width
@@ -185,8 +186,7 @@ class CLIPMini(nn.Module):
         self.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
         text = _saved_text_encoder(Path(folder)) if folder else text_encoder(config.text_encoder, texts)
         self.text_encoder, self.tokenizer = text
-        self.packs = self.text_encoder.config.model_type in PACKED
-        if self.packs: self.text_encoder.set_attn_implementation("packed")
+        if can_pack(self.text_encoder.config): self.text_encoder.set_attn_implementation("packed")
         longest = getattr(self.text_encoder.config, "max_position_embeddings", config.max_length)
         if config.max_length > longest:
             raise ValueError(f"model.max_length is {config.max_length}; the encoder takes at most {longest} tokens")
@@ -259,8 +259,9 @@ def tokenize(self:CLIPMini, texts:list[str]) -> dict[str, torch.Tensor]:
 @patch
 def text_features(self:CLIPMini, tokens:dict) -> torch.Tensor: # (n, width)
     "The mean vector of each text, before the projection."
-    if self.packs: return packed_means(self.text_encoder, tokens)
-    ids, mask = (tokens[name].to(self.device) for name in ("input_ids", "attention_mask"))
+    if self.text_encoder.config._attn_implementation == "packed": return packed_means(self.text_encoder, tokens)
+    longest = tokens["attention_mask"].sum(1).max()
+    ids, mask = (tokens[name][:, :longest].to(self.device) for name in ("input_ids", "attention_mask"))
     return masked_mean(self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
 
 # %% ../nbs/01_models.ipynb #00000040

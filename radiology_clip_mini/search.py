@@ -19,13 +19,13 @@ from fastcore.basics import patch
 import numpy as np
 import torch
 
+from . import packing
 from .cache import VIEWS, read_grey, small_pictures
 from .checkpoints import process
 from .command import progress
 from .data import StudyData, TokenTable, fingerprint, normalise
 from .metrics import expected_rank
 from .models import CLIPMini, embed
-from .packing import packed_means
 from .findings import label_matrix, plain_finding
 
 # %% ../nbs/extras/search.ipynb #42a01eef
@@ -37,7 +37,7 @@ class Corpus:
     text_emb: np.ndarray # The same of the reports
 
 # %% ../nbs/extras/search.ipynb #0000000a
-_CODE = "".join(map(inspect.getsource, (sys.modules[CLIPMini.__module__], packed_means, normalise, TokenTable)))
+_CODE = "".join(map(inspect.getsource, (sys.modules[CLIPMini.__module__], packing, normalise, TokenTable))) # how it embeds
 
 def corpus_key(model:CLIPMini, data:StudyData, rows:np.ndarray, shard_size:int) -> str: # Of these rows, in such shards
     "The name of a corpus: digits of the model and how it cuts texts, of the data, and of the rows."

@@ -49,7 +49,7 @@ class DataConfig:
 class ModelConfig:
     "Which encoders, and what comes out of them."
     embed_dim: int = 256 # Dimensions of the shared space
-    image_encoder: str = "resnet18" # Any torchvision classifier with a linear head
+    image_encoder: str = "resnet18" # A torchvision classifier with a linear head
     image_weights: str = "imagenet" # "imagenet" (downloaded), "none" (random) or a .safetensors or .pth file
     grid: int = 1 # Fields in a row and in a column over which the last map is averaged; with 1, places are lost
     blocks: int | None = None # How many of the image encoder's blocks are kept, from the first on; null for all

@@ -229,7 +229,7 @@ print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"])
 """
 
 
-@pytest.mark.parametrize("launcher, program", [(TORCHRUN, ["-m", "radiology_clip_mini.train"]), (TORCHRUN, ["script.py"]), (ACCELERATE, ["script.py"])])
+@pytest.mark.parametrize("launcher, program", [(TORCHRUN, ["-m", "radiology_clip_mini.train"]), (TORCHRUN, ["script.py"]), (ACCELERATE, ["-m", "radiology_clip_mini.train"]), (ACCELERATE, ["script.py"])])
 def test_the_same_words_on_two_processes(tmp_path, launcher, program):
     "torchrun and accelerate launch need nothing but their own options."
     (tmp_path/"script.py").write_text(SCRIPT)
