@@ -37,7 +37,7 @@ class Corpus:
     text_emb: np.ndarray # The same of the reports
 
 # %% ../nbs/extras/search.ipynb #0000000a
-_CODE = "".join(map(inspect.getsource, (sys.modules[CLIPMini.__module__], packing, normalise, TokenTable))) # how it embeds
+_CODE = "".join(map(inspect.getsource, (sys.modules[CLIPMini.__module__], packing, normalise, TokenTable)))
 
 def corpus_key(model:CLIPMini, data:StudyData, rows:np.ndarray, shard_size:int) -> str: # Of these rows, in such shards
     "The name of a corpus: digits of the model and how it cuts texts, of the data, and of the rows."
