@@ -20,7 +20,7 @@ def match_targets(n:int, # Pairs in the batch
                   device:str|torch.device="cpu") -> torch.Tensor: # (n, n) float32, each row sums to 1; symmetric
     "The truth for each row: equal shares over the texts that are as good as its own."
     if text_ids is None: return torch.eye(n, device=device)
-    same = (text_ids[:, None] == text_ids).float().to(device)
+    same = (text_ids[:, None] == text_ids).float().to(device, non_blocking=True)
     return same / same.sum(1, keepdim=True)
 
 # %% ../nbs/02_loss.ipynb #0000001a

@@ -96,7 +96,8 @@ def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # 
     scale = model.logit_scale.exp()
     loss = clip_loss(image_emb, text_emb, scale, batch.text_ids)
     if batch.sentences is None: return loss
-    single = sentence_loss(image_emb, model.encode_text(batch.sentences), scale, batch.holds.to(image_emb.device))
+    holds = batch.holds.to(image_emb.device, non_blocking=True)
+    single = sentence_loss(image_emb, model.encode_text(batch.sentences), scale, holds)
     return (1 - t.sentence_weight) * loss + t.sentence_weight * single
 
 # %% ../nbs/03_train.ipynb #0000002e
