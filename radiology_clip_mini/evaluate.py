@@ -19,8 +19,8 @@ import pandas as pd
 from .cache import build_cache
 from .command import PACKAGE, write_atomic
 from .data import StudyData, choose_views, data_marks
-from .metrics import BLOCK, Similarity, always_normal, cosine_blocks, equal_relevance
-from .metrics import finding_relevance, no_preference, perfect_reader, rows_of, score_blocks
+from .metrics import Similarity, always_normal, cosine_blocks, equal_relevance
+from .metrics import finding_relevance, no_preference, perfect_reader, query_blocks, rows_of, score_blocks
 from .models import CLIPMini, embed, untrained
 from .published import load_model
 from .report import evaluation_figure, failure_table, markdown_metrics, markdown_report
@@ -97,10 +97,9 @@ def _describe_all(side:_Side, scores:dict) -> dict: # `scores` by answer and kin
 # %% ../nbs/extras/evaluate.ipynb #00000017
 def _look_up(similarity:Similarity, n_gallery:int, mine:np.ndarray, other:np.ndarray) -> list[np.ndarray]:
     "By query the similarity to its own and to another item, how many tie with its own; the ten best, and their items."
-    size, parts = max(32, BLOCK // n_gallery), []
-    for start in range(0, len(mine), size):
-        block = similarity(start, min(start + size, len(mine)))
-        row, now = np.arange(len(block)), slice(start, start + len(block))
+    parts = []
+    for start, stop in query_blocks(len(mine), n_gallery):
+        block, row, now = similarity(start, stop), np.arange(stop - start), slice(start, stop)
         matched = block[row, mine[now]]
         tied = (block == matched[:, None]).sum(1)
         found = matched, block[row, other[now]], tied, *block.topk(min(10, n_gallery))

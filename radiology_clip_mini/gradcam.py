@@ -139,7 +139,7 @@ def phrase_cams(model:CLIPMini, # Its mode is given back as it was
                 method:str="grad_cam", # One of `METHODS`
                 reference:np.ndarray|None=None) -> np.ndarray: # (t, h, w); integrated needs a reference
     "Maps (t, h, w) in [0, 1], all on one scale, so that a phrase that is not there stays dark. Raises as `grad_cam`."
-    if image.ndim != 2: raise ValueError(f"expected an image (h, w); got {tuple(image.shape)}")
+    if image.ndim != 2: raise ValueError(f"expected an image (h, w); got {image.shape}")
     if reference is not None and reference.shape != image.shape:
         raise ValueError(f"the reference is {reference.shape}, the image {image.shape}")
     reference = None if reference is None else model.preprocess(reference)

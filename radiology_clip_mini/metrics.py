@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Similarity', 'BLOCK', 'equal_relevance', 'finding_relevance', 'TieGroups', 'tie_groups', 'expected_rank',
            'hit_probability', 'reciprocal_rank', 'average_precision', 'ndcg', 'query_scores', 'retrieval_metrics',
-           'cosine_blocks', 'score_blocks', 'rows_of', 'no_preference', 'perfect_reader', 'always_normal']
+           'cosine_blocks', 'query_blocks', 'score_blocks', 'rows_of', 'no_preference', 'perfect_reader',
+           'always_normal']
 
 # %% ../nbs/04_metrics.ipynb #00000004
 from typing import Callable, NamedTuple
@@ -186,7 +187,7 @@ def retrieval_metrics(similarity, relevance=None, ks:tuple=(1, 5, 10)) -> dict[s
 
 # %% ../nbs/04_metrics.ipynb #00000053
 Similarity = Callable[[int, int], torch.Tensor] # (start, stop) -> (stop - start, gallery)
-BLOCK = 2**22 # Similarities in memory at a time, 17 MB, but 32 queries at least; larger blocks save no time
+BLOCK = 2**22 # Similarities in memory at a time, 17 MB; larger blocks save no time
 
 def cosine_blocks(query_emb:np.ndarray, gallery_emb:np.ndarray) -> Similarity: # (q, d) and (g, d)
     "Dot products, which are cosines where the rows are unit vectors. Raises ValueError for NaN or other widths."
@@ -197,16 +198,20 @@ def cosine_blocks(query_emb:np.ndarray, gallery_emb:np.ndarray) -> Similarity: #
     if lost: raise ValueError(f"{lost} of {len(q)+len(g)} embeddings are NaN or infinite")
     return lambda start, stop: q[start:stop] @ g.T
 
+# %% ../nbs/04_metrics.ipynb #0cb13733
+def query_blocks(n_queries:int, n_gallery:int) -> list[tuple[int, int]]: # (start, stop) of each block
+    "Which queries are compared with the gallery at a time."
+    size = max(32, BLOCK // n_gallery)
+    return [(start, min(start + size, n_queries)) for start in range(0, n_queries, size)]
+
 # %% ../nbs/04_metrics.ipynb #00000055
 def score_blocks(similarity:Similarity,
                  relevance:dict[str, Callable], # Kind to a function of (start, stop) -> (stop - start, gallery), sparse
                  n_queries:int, n_gallery:int) -> dict[str, pd.DataFrame]: # Kind to the scores of all queries
     "As `query_scores`, for several kinds of relevance at once and in bounded memory."
-    size = max(32, BLOCK // n_gallery) # for each block, the whole gallery is read from memory
     names = ["R@1", "R@5", "R@10", "MedR", "MRR", "mAP", "nDCG@10"]
     found = {kind: np.empty((n_queries, len(names))) for kind in relevance} # a table per block would scatter memory
-    for start in progress(range(0, n_queries, size), "ranking"):
-        stop = min(start + size, n_queries)
+    for start, stop in progress(query_blocks(n_queries, n_gallery), "ranking"):
         block, ranked = similarity(start, stop), None
         for kind, rows in relevance.items():
             right = _check_relevance(rows(start, stop), tuple(block.shape))
