@@ -6,10 +6,10 @@
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'source_path', 'read_studies', 'skip_summary', 'load_studies', 'split_patients',
            'check_splits', 'load_splits', 'get_splits', 'StudyData', 'choose_views', 'gather_data', 'prepare_data',
            'fingerprint', 'data_marks', 'leak_report', 'normalise', 'augment', 'TokenTable', 'sentences',
-           'SentenceTable', 'epoch_batches', 'Batch', 'batches', 'in_order']
+           'SentenceTable', 'epoch_batches', 'Batch', 'batches', 'in_order', 'DataConfig']
 
 # %% ../nbs/00_data.ipynb #00000004
-import hashlib, json, re
+import hashlib, json, re, warnings
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -30,7 +30,10 @@ from .phantom import make_phantoms
 from .settings import DataConfig
 from .sources import HUB_ID, read_path, read_table
 from .splits import KNOWN_SPLITS, SPLITS, keep_together, known_patients, known_split, only_known
-from .splits import shared_pictures, split_texts, text_ids
+from .splits import same_but_case, shared_pictures, split_texts, text_ids
+
+# %% ../nbs/00_data.ipynb #22e7c7e7
+_all_ = ["DataConfig"]
 
 # %% ../nbs/00_data.ipynb #00000011
 def source_path(source:str) -> Path:
@@ -51,8 +54,8 @@ def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
     table = (cfg.columns, cfg.split_spec, cfg.cache_dir)
     images = home_path(cfg.images)
     if path.exists(): return read_path(path, cfg.form, skipped, cfg.text, images, *table)
-    if cfg.source == "hub": return read_table(HUB_ID, *table, cfg.text)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", cfg.source): return read_table(cfg.source, *table, cfg.text)
+    name = HUB_ID if cfg.source == "hub" else cfg.source
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name): return read_table(name, *table, cfg.text, skipped)
     raise FileNotFoundError(f"no data at {path}. Give --data.source as hub, kaggle, phantom, "
                             "a dataset id (owner/name) or an existing path")
 
@@ -61,6 +64,15 @@ def _has(studies:Dataset, view:str) -> np.ndarray: # (n,) bool
     "Which studies have an image of this view; reads a thousand rows at a time."
     parts = studies.select_columns(view).with_format("arrow").iter(1000)
     return np.concatenate([pc.is_valid(part[view]).to_numpy(zero_copy_only=False) for part in parts])
+
+# %% ../nbs/00_data.ipynb #2b133bb3
+_ODD_TEXT = re.compile("[ÃÂ][\x80-\xbf]|Ã[ŸœžŠŒŽ„–—“”‘’‡†‰]|â€|\ufffd|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|&(#\\d+|#x[0-9a-f]+|[a-z]{2,8});", re.I)
+
+def _list_odd_texts(studies:Dataset, skipped:dict) -> None:
+    "Adds studies to `skipped` whose text holds signs of a wrong encoding, HTML or control characters."
+    for study, text in zip(studies["study_id"], studies["text"]):
+        odd = _ODD_TEXT.search(text)
+        if odd: skipped[f"{study} text"] = f"its text holds {odd[0]!r}, as after a wrong encoding; it is used as it is"
 
 # %% ../nbs/00_data.ipynb #00000015
 def _drop_unusable(studies:Dataset, skipped:dict) -> Dataset:
@@ -90,6 +102,7 @@ def read_studies(cfg:DataConfig, # All that says what to read; not the settings 
     skipped = {}
     usable = _drop_unusable(_read_source(cfg, seed, skipped), skipped)
     studies = _first_patients(usable, cfg.max_patients)
+    _list_odd_texts(studies, skipped)
     if not len(studies):
         raise ValueError(f"{cfg.source} holds no usable study. Skipped: {skip_summary(skipped)}")
     return studies, skipped
@@ -148,20 +161,24 @@ def _has_form(splits) -> bool:
 # %% ../nbs/00_data.ipynb #00000045
 def check_splits(splits:dict, # {"train": ids, "val": ids, "test": ids}
                  studies:Dataset, # Needs only the column patient_id
-                 name:str="the split") -> dict: # The same splits
-    "`splits` unchanged if it holds each patient of `studies` exactly once, and no other; else raises ValueError."
+                 name:str="the split") -> dict: # The same splits, of the patients who are here
+    "The splits of `studies`, if each of their patients is in one part. Warns of others; else raises ValueError."
     if not _has_form(splits):
         raise ValueError(f"{name} must map train, val and test to lists of patient ids, none empty, each id a string")
     count = Counter(chain.from_iterable(splits.values()))
     twice = [p for p, n in count.items() if n > 1]
     if twice: raise ValueError(f"{name} holds {len(twice)} patients twice: {_some(twice)}")
     patients = set(studies["patient_id"])
-    other = count.keys() ^ patients
-    if other:
-        raise ValueError(f"{name} was made for other data: of {len(patients)} patients here and {len(count)} there, "
-                         f"{len(other)} are on one side only ({_some(other)}). "
-                         "Give another --data.split_file, or remove this one to split anew")
-    return splits
+    unknown, absent = patients - count.keys(), count.keys() - patients
+    if unknown:
+        raise ValueError(f"{name} was made for other data: of {len(patients)} patients here, it lacks {len(unknown)} "
+                         f"({_some(unknown)}). Give another --data.split_file, or remove this one to split anew")
+    if not absent: return splits
+    warnings.warn(f"{name} names {len(absent)} patients without a usable study here ({_some(absent)}); they are left out")
+    here = {part: [p for p in ids if p in patients] for part, ids in splits.items()}
+    empty = [part for part, ids in here.items() if not ids]
+    if empty: raise ValueError(f"{name} was made for other data: none of its patients in {', '.join(empty)} is here")
+    return here
 
 # %% ../nbs/00_data.ipynb #00000047
 def load_splits(studies:Dataset, path:str|Path) -> dict[str, list[str]]:
@@ -171,16 +188,38 @@ def load_splits(studies:Dataset, path:str|Path) -> dict[str, list[str]]:
     except ValueError as e: raise ValueError(f"the split file {path} is not JSON: {e}") from e
     return check_splits(splits, studies, f"the split file {path}")
 
+# %% ../nbs/00_data.ipynb #01336e36
+def _unlike_asked(splits:dict, studies:Dataset, cfg:DataConfig) -> list[str]:
+    "Settings of the split, other than the defaults, that a split from a file does not follow."
+    n, settings = sum(map(len, splits.values())), []
+    for part in ("val", "test"):
+        asked = getattr(cfg, f"{part}_fraction")
+        unlike = abs(len(splits[part]) - _held_out(asked, n, cfg.max_held_out)) > max(1, n // 20)
+        if asked != getattr(DataConfig(), f"{part}_fraction") and unlike: settings.append(f"{part}_fraction {asked}")
+    part_of = {patient: part for part, ids in splits.items() for patient in ids}
+    table = pd.DataFrame(dict(text=text_ids(studies["text"][:]), part=[part_of[p] for p in studies["patient_id"]]))
+    if cfg.split == "text" and (table.groupby("text")["part"].nunique() > 1).any(): settings.append("split text")
+    if cfg.split in KNOWN_SPLITS:
+        known = known_patients(studies, known_split(cfg.split, source_path(cfg.source)))
+        if any(set(known[part]) != set(splits[part]) for part in SPLITS): settings.append(f"split {cfg.split}")
+    return settings
+
 # %% ../nbs/00_data.ipynb #00000048
 def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[str]]:
     "The splits in `cfg.split_file` if it is there; else new ones as `cfg.split` says, kept in the file if it is named."
-    if cfg.split_file and Path(cfg.split_file).exists(): return load_splits(studies, cfg.split_file)
+    if cfg.split_file and Path(cfg.split_file).exists():
+        splits = load_splits(studies, cfg.split_file)
+        unlike = _unlike_asked(splits, studies, cfg)
+        if unlike:
+            warnings.warn(f"the split is that of {cfg.split_file}, so {', '.join(unlike)} is not followed; "
+                          "give another --data.split_file, or null, to split anew")
+        return splits
     if cfg.split in KNOWN_SPLITS: splits = known_patients(studies, known_split(cfg.split, source_path(cfg.source)))
     else:
         make = split_texts if cfg.split == "text" else split_patients
         splits = make(studies, cfg.val_fraction, cfg.test_fraction, seed, cfg.max_held_out)
-        images = build_cache(studies, cfg.image_size, cfg.cache_dir, cfg.num_workers)
-        splits = keep_together(splits, shared_pictures(studies["patient_id"][:], images))
+        images, patients = build_cache(studies, cfg.image_size, cfg.cache_dir, cfg.num_workers), studies["patient_id"][:]
+        splits = keep_together(splits, [*shared_pictures(patients, images), *same_but_case(patients)])
     if cfg.split_file: write_atomic(cfg.split_file, json.dumps(splits, indent=1))
     return splits
 
@@ -240,6 +279,8 @@ def _list_notes(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, 
     "Adds patients with a picture in common, odd and unreadable images, and studies left without any, to `skipped`."
     for group in shared_pictures(studies["patient_id"][:], images):
         skipped[f"patients {', '.join(group)}"] = "a picture in common; kept in one part of a new split"
+    for group in same_but_case(studies["patient_id"][:]):
+        skipped[f"patients {', '.join(group)}"] = "ids that differ in case only; kept in one part of a new split"
     ids = studies["study_id"][:]
     wanted = range(2) if views in ("any", "both") else [VIEWS.index(views)]
     broken = {key: f"unreadable {VIEWS[key[1]]} image: {reason}" for key, reason in images.reasons.items()}
@@ -281,8 +322,7 @@ def prepare_data(cfg:DataConfig, # All of it
     studies, skipped = read_studies(cfg, seed)
     if cfg.split in KNOWN_SPLITS:
         studies = only_known(studies, known_split(cfg.split, source_path(cfg.source)), skipped)
-    if splits: check_splits(splits, studies, "the run's split")
-    else: splits = get_splits(studies, cfg, seed)
+    splits = check_splits(splits, studies, "the run's split") if splits else get_splits(studies, cfg, seed)
     return gather_data(studies, cfg, splits, skipped)
 
 # %% ../nbs/00_data.ipynb #00000066

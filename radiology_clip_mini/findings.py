@@ -17,7 +17,7 @@ from .command import PACKAGE
 FINDINGS = json.loads((PACKAGE/"configs/findings.json").read_text(encoding="utf-8"))
 
 # %% ../nbs/extras/findings.ipynb #f1d00009
-_NO_FINDING = ("", "normal", "no finding", "no indexing", "technical quality of image unsatisfactory")
+_NO_FINDING = ("", "normal", "no finding", "no findings", "none", "nan", "na", "n/a", "null", "no indexing", "technical quality of image unsatisfactory")
 _SIDES = dict(left=("left",), right=("right",), bilateral=("left", "right"))
 _LOBES = ("upper lobe", "middle lobe", "lower lobe", "lingula")
 
@@ -43,9 +43,20 @@ def plain_finding(label:str) -> str: # "consolidation" of "left lower lobe conso
     return re.sub(r"^((left|right) )?((upper lobe|middle lobe|lower lobe|lingula) )?", "", label)
 
 # %% ../nbs/extras/findings.ipynb #d76ea357
-def listed_findings(terms:str|None) -> list[str]: # Lower case, without "normal" and empty ones
-    "Findings that are separated by semicolons, as a list."
-    found = (t.strip().lower() for t in (terms or "").split(";"))
+def _cut_list(text:str) -> list[str]: # "a;b", "a|b" or "['a', 'b']"
+    "The parts of a list that is written as text."
+    if not re.fullmatch(r"\s*\[.*\]\s*", text, re.S): return re.split(r"[;|]", text)
+    quoted = re.findall(r"""(['"])(.*?)\1(?=[\s,\]])""", text)
+    return [part for _, part in quoted] or re.split(r"[,;|]", text.strip()[1:-1])
+
+def listed_findings(terms:str|list|None) -> list[str]: # Lower case, without "normal" and empty ones
+    "Findings in a list, or in a text that separates them. Raises ValueError for numbers."
+    if terms is None or terms != terms: return []
+    terms = _cut_list(terms) if isinstance(terms, str) else terms
+    if not isinstance(terms, (list, tuple)): raise ValueError(f"the labels are {terms!r}; expected names, not numbers")
+    numbers = [t for t in terms if isinstance(t, (int, float)) and t == t]
+    if numbers: raise ValueError(f"the labels are numbers, such as {numbers[0]}; expected names, or a column of classes")
+    found = (str(t).strip().lower() for t in terms)
     return [t for t in found if t not in _NO_FINDING]
 
 # %% ../nbs/extras/findings.ipynb #f1d0000e

@@ -4,22 +4,31 @@
 
 # %% auto #0
 __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'HUB_ID', 'HUB_COLUMNS', 'pick_text', 'image_cell', 'image_key', 'files_below',
-           'plain_view', 'read_kaggle', 'read_openi', 'read_r2gen', 'r2gen_split', 'read_table', 'read_folder',
-           'read_path']
+           'known_view', 'plain_view', 'NamedFiles', 'read_kaggle', 'read_openi', 'find_annotation', 'read_r2gen',
+           'r2gen_split', 'read_table', 'read_folder', 'read_path']
 
 # %% ../nbs/extras/sources.ipynb #00000004
-import base64, io, json, os, re, tarfile, warnings
+import base64, gzip, io, json, os, re, tarfile, unicodedata, warnings
 import xml.etree.ElementTree as ElementTree
 from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import chain
-from pathlib import Path
-from typing import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Callable, Iterator
 
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
+import charset_normalizer
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
+from datasets.data_files import SPLIT_KEYWORDS
+from datasets.fingerprint import Hasher
+from fastcore.basics import patch
+import numpy as np
 import pandas as pd
 from PIL import Image as PILImage
+import pyarrow.compute as pc
+from pyarrow.lib import ArrowException
 
-from .command import PACKAGE
+from .cache import cache_root
+from .command import PACKAGE, progress
 from .findings import listed_findings, mesh_labels
 
 # %% ../nbs/extras/sources.ipynb #00000009
@@ -28,15 +37,19 @@ STUDY_FEATURES = Features(dict(study_id=Value("string"), patient_id=Value("strin
 
 # %% ../nbs/extras/sources.ipynb #0000000e
 TEXT_PRIORITY = ("findings", "impression", "report", "text")
+_MISSING = {"nan", "-nan", "nat", "<na>", "null", "(null)", "n/a", "#n/a"}
+_PERHAPS = {"none", "na"}
 
 def pick_text(record:dict, # Section name to text; a section may be missing or None
               which:str="findings", # findings or impression: that first; longest; both: findings, then impression
              ) -> str: # Without outer white space; "" where there is none
     "The text of a study, from the sections that have any text in them."
     cells = {name: record.get(name) for name in TEXT_PRIORITY}
-    found = {name: text.strip() for name, text in cells.items() if isinstance(text, str) and text.strip()}
-    if not found: return ""
-    main = [found[name] for name in TEXT_PRIORITY[:2] if name in found] or list(found.values())[:1]
+    texts = {name: text.strip() for name, text in cells.items() if isinstance(text, str)}
+    texts = {name: t for name, t in texts.items() if re.search(r"[^\W_]", t) and t.casefold() not in _MISSING}
+    texts = {name: t for name, t in texts.items() if t.casefold() not in _PERHAPS} or texts
+    if not texts: return ""
+    main = [texts[name] for name in TEXT_PRIORITY[:2] if name in texts] or list(texts.values())[:1]
     if which == "longest": return max(main, key=len)
     if which == "both": return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in main)
     return main[-1 if which == "impression" else 0]
@@ -60,7 +73,9 @@ def image_cell(x) -> dict|None: # {"path": …, "bytes": …}, one of them None
 def _id(value) -> str: # "" where there is none
     "An id as text, however a table holds it."
     if value is None or value != value: return ""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    text = unicodedata.normalize("NFKC", str(value))
+    text = "".join(c for c in text if unicodedata.category(c)[0] != "C").strip()
+    return "" if text.casefold() in _MISSING else re.sub(r"^(\d+)\.0+$", r"\1", text)
 
 def _study(study_id, patient_id, text, labels=(), frontal=None, lateral=None) -> dict:
     "One row of the study table; `frontal` and `lateral` as `image_cell` takes them, or None."
@@ -72,6 +87,10 @@ def _check_ids(ids, name:str, source) -> None:
     "Raises ValueError, naming the rows, where an id is empty."
     empty = [str(i) for i, value in enumerate(ids, 1) if not value]
     if empty: raise ValueError(f"{source} has no {name} in {len(empty)} of {len(ids)} rows: {', '.join(empty[:5])}")
+    rounded = [f"{value} in row {i}" for i, value in enumerate(ids, 1) if re.fullmatch(r"\d([.,]\d+)?[eE]\+\d+", value)]
+    if rounded:
+        raise ValueError(f"{source} has {name}s that a spreadsheet has rounded ({', '.join(rounded[:3])}): "
+                         "export that column again as text")
 
 # %% ../nbs/extras/sources.ipynb #00000013
 def _table(rows:list[dict], folder) -> Dataset:
@@ -81,7 +100,42 @@ def _table(rows:list[dict], folder) -> Dataset:
     for name in ("study_id", "patient_id"): _check_ids([row[name] for row in rows], name, folder)
     return Dataset.from_list(rows, features=STUDY_FEATURES)
 
+# %% ../nbs/extras/sources.ipynb #2cda5e27
+_WESTERN = ("cp1252", "cp1250", "cp850", "mac_roman")
+_OTHERS = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp874", "cp932", "euc_jp", "gb18030", "big5", "cp949")
+
+def _encoding(content:bytes) -> str: # Of a text file that is not UTF-8
+    "The encoding that makes words of its bytes."
+    if 0 in content[:2]: return "utf-16-be" if content[0] == 0 else "utf-16-le"
+    foreign = b"\n".join([line for line in content.splitlines() if not line.isascii()][:500])
+    best = charset_normalizer.from_bytes(foreign, cp_isolation=[*_WESTERN[:2], *_OTHERS]).best()
+    if best and not re.search("[À-ɏ]", str(best)): return best.encoding
+    def oddities(name):
+        inside = re.findall(r"(?<=[^\W\d_])[^\x00-\x7f](?=[^\W\d_])", foreign.decode(name, "replace"))
+        return sum(not c.islower() for c in inside)
+    return min(_WESTERN, key=oddities)
+
+def _read_text(path:Path) -> str:
+    "The text of a file in any encoding, also of one that is packed (.gz). Warns where the encoding is a guess."
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b": content = gzip.decompress(content)
+    for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8")):
+        try:
+            if content.startswith(mark): return content.decode(name)
+        except UnicodeDecodeError: pass
+    name = _encoding(content)
+    text = content.decode(name, "replace")
+    odd = next((line for line in text.splitlines() if not line.isascii()), "")
+    warnings.warn(f"{path} is not UTF-8; it is read as {name}: {odd.strip()[:80]!r}. If that is wrong, save it as UTF-8")
+    return text
+
 # %% ../nbs/extras/sources.ipynb #00000015
+def _separator(text:str) -> tuple[str, str]: # And the text without a first line that only names it
+    "What stands between the cells of a CSV."
+    if text[:4].lower() == "sep=": return text[4], text.split("\n", 1)[-1]
+    header = re.sub('"[^"]*"', "", next(filter(str.strip, text.splitlines()), ""))
+    return max(",;\t|", key=header.count), text
+
 def _read_csv(path:Path, needed:tuple=()) -> pd.DataFrame:
     "A CSV with a header row that has the columns needed."
     if not path.is_file():
@@ -89,9 +143,12 @@ def _read_csv(path:Path, needed:tuple=()) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning) # a line that is too long
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False).fillna("")
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+            sep, text = _separator(_read_text(path))
+            settings = dict(sep=sep, dtype=str, keep_default_na=False, index_col=False)
+            table = pd.read_csv(io.StringIO(text, newline=""), **settings).fillna("")
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, OSError, EOFError) as e:
         raise ValueError(f"{path} could not be read as a CSV: {e}") from e
+    table.columns = table.columns.str.strip()
     _check_columns(path, table.columns, needed)
     return table
 
@@ -102,12 +159,25 @@ def _check_columns(source, there, needed) -> None:
     if missing:
         raise ValueError(f"{source} has no column {', '.join(missing)}; it has: {', '.join(there)}")
 
+# %% ../nbs/extras/sources.ipynb #e50b7e25
+def _note_swallowed(table:pd.DataFrame, names:set, skipped:dict) -> None: # `names` of pictures
+    "Adds rows to `skipped` whose text holds what looks like further rows."
+    def is_row(line):
+        cells = re.split(r"[,;\t|]", line)
+        first = cells[0].strip(' "')
+        return first in names or len(cells) == len(table.columns) and bool(re.fullmatch(r"\S*(\d|\.\w{3,4})", first))
+    for name in set(TEXT_PRIORITY) & set(table.columns):
+        for i, text in enumerate(table[name], 1):
+            if any(map(is_row, str(text).splitlines()[1:])):
+                skipped[f"row {i}"] = "its text holds what looks like further rows; is there a quote too many?"
+
 # %% ../nbs/extras/sources.ipynb #00000029
-_IMAGE_FILES = (".png", ".jpg", ".jpeg", ".dcm")
+_ENDINGS = ("png", "jpg", "jpeg", "dcm", "dicom", "tif", "tiff", "webp", "bmp", "jp2")
+_IMAGE_FILES = tuple(f".{ending}" for ending in _ENDINGS)
 
 def image_key(name:str) -> str: # uid_IM-number
     "What the names of one IU X-Ray image have in common: of its file, or its Open-i image id."
-    stem = re.sub(r"(\.(png|jpe?g|dcm))+$", "", name, flags=re.I)
+    stem = re.sub(rf"(\.({'|'.join(_ENDINGS)}))+$", "", name, flags=re.I)
     return re.sub(r"^CXR(\d+)_(?:\1_)?", r"\1_", stem)
 
 # %% ../nbs/extras/sources.ipynb #0000002a
@@ -130,28 +200,95 @@ def _image_files(folder:str|Path) -> dict[str, Path]:
     return found
 
 # %% ../nbs/extras/sources.ipynb #64a244e5
-_LATERAL = {"l", "ll", "rl", "lat", "lateral"}
-_FRONTAL = {"pa", "ap", "frontal", "supine", "erect", "upright", "portable", "lordotic",
-            "lao", "rao", "lpo", "rpo", "llo", "rlo", "oblique", "lld", "rld", "decubitus"}
+_LATERAL = {"l", "ll", "rl", "la", "lat", "llat", "rlat", "lateral", "laterale", "latero", "seitlich", "profil", "profile",
+            "perfil", "боковая", "側面", "侧位", "側位"}
+_FRONTAL = {"pa", "ap", "frontal", "front", "face", "lordotic", "lao", "rao", "lpo", "rpo", "llo", "rlo", "oblique",
+            "lld", "rld", "decubitus", "прямая", "正面", "正位", "postero", "antero", "posteroanterior", "anteroposterior"}
+_POSTURE = {"supine", "erect", "upright", "portable", "standing", "sitting", "semi", "semierect", "bedside", "mobile"}
+
+def known_view(view:str) -> str: # frontal, lateral, or "" where it is empty or unknown
+    "The view that a table's cell means."
+    plain = unicodedata.normalize("NFKC", view).casefold().replace(".", "")
+    words = set(re.findall(r"[^\W\d_]+", plain))
+    if words & _FRONTAL: return "frontal"
+    if words & _LATERAL: return "lateral"
+    return "frontal" if words & _POSTURE else ""
 
 def plain_view(view:str) -> tuple[str, str]: # frontal or lateral; and what was noticed, or ""
-    "The view that a table's cell means."
-    words = set(re.findall(r"[a-z]+", view.lower()))
-    if words & _LATERAL and not words & _FRONTAL: return "lateral", ""
-    known = not words or words & _FRONTAL
-    return "frontal", "" if known else f"the view {view!r} is unknown; taken as frontal"
+    "The view that is taken for a table's cell."
+    known = known_view(view)
+    note = "" if known or not view.strip() else f"the view {view!r} is unknown; taken as frontal"
+    return known or "frontal", note
 
 # %% ../nbs/extras/sources.ipynb #0000002d
 def _first_views(images, skipped:dict) -> dict: # {"frontal": path, "lateral": path}, only the views that are there
     "The first of each view among the (name, view, path or None) of one study; what was noticed goes to `skipped`."
     views = {}
-    for name, cell, path in images:
+    for name, cell, path in sorted(images, key=lambda image: not known_view(image[1])):
         view, note = plain_view(cell)
         if note: skipped[name] = note
         if path is None: skipped[name] = "the image file is not there"
         elif view in views: skipped[name] = f"a further {view} image of its study"
         else: views[view] = path
     return views
+
+# %% ../nbs/extras/sources.ipynb #73f410d9
+def _one_text(study_id:str, records:list[dict], which:str, skipped:dict) -> str:
+    "The first text in the rows of a study; others are added to `skipped`."
+    texts = list(dict.fromkeys(filter(None, (pick_text(r, which) for r in records))))
+    if texts[1:]: skipped[f"{study_id} text"] = "a further text of its study, which differs"
+    return texts[0] if texts else ""
+
+# %% ../nbs/extras/sources.ipynb #088afcab
+def _plain_name(name:str) -> str:
+    "A file name as a table may also write it: in lower case and one form, without blanks around its parts."
+    parts = unicodedata.normalize("NFC", name).casefold().split("/")
+    return "/".join(part.strip() for part in parts)
+
+def _without_ending(name:str) -> str:
+    "A plain name, less the ending of a picture."
+    stem, dot, ending = name.rpartition(".")
+    return stem if dot and ending in _ENDINGS else name
+
+class NamedFiles:
+    "The files below a folder, found by the names that a table gives them."
+    def __init__(self, folder:str|Path): self.folder = Path(folder)
+
+    @cached_property
+    def known(self) -> dict[str, list[Path]]:
+        "All files by their plain names, with and without the ending of a picture."
+        known = {}
+        def rank(path): return (_IMAGE_FILES.index(path.suffix.lower()) if path.suffix.lower() in _IMAGE_FILES else -1, path)
+        for path in sorted(files_below(self.folder), key=rank):
+            name = _plain_name(path.relative_to(self.folder).as_posix())
+            for key in {name, _without_ending(name)}: known.setdefault(key, []).append(path)
+        return known
+
+# %% ../nbs/extras/sources.ipynb #7586292e
+def _inside(folder:Path, name:str) -> str:
+    "A name below the folder, with `/` between its parts. Raises ValueError for one that leads out of the folder."
+    path = PurePosixPath(name.replace("\\", "/").strip())
+    for base in (folder.absolute(), folder.resolve()):
+        if path.is_relative_to(base): path = path.relative_to(base)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"the file name {name} leads out of {folder}; expected a name below that folder")
+    return str(path)
+
+def _is_file(path:Path) -> bool: # False also for a name that no file can have
+    try: return path.is_file()
+    except (OSError, ValueError): return False
+
+# %% ../nbs/extras/sources.ipynb #3fe6bef5
+@patch
+def find(self:NamedFiles, name:str) -> Path|None: # None where there is none
+    "The file of this name, or one whose name differs in its ending or its form only. Raises ValueError as `_inside`."
+    inside = _inside(self.folder, name)
+    for exact in (self.folder/name, self.folder/inside):
+        if name and _is_file(exact): return exact
+    plain = _plain_name(inside)
+    same = self.known.get(plain) or self.known.get(_without_ending(plain), [])
+    twice = len({_plain_name(path.name) for path in same}) < len(same) # a.png and A.png: which is meant?
+    return same[0] if same and not twice else None
 
 # %% ../nbs/extras/sources.ipynb #00000031
 def _iu_study(r, which:str, frontal=None, lateral=None) -> dict:
@@ -221,8 +358,9 @@ def read_openi(folder:str|Path, # Holds *.xml or NLMCXR_reports.tgz, and images 
 def _annotation(path:Path) -> dict[str, list[dict]]: # Split to entries with id, report and image_path
     "R2Gen's annotation.json. Raises ValueError where it is another kind of file."
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
+        splits = json.loads(_read_text(path))
         for entry in chain.from_iterable(splits.values()):
+            if isinstance(entry["image_path"], str): entry["image_path"] = [entry["image_path"]]
             texts = [entry["id"], entry["report"], *entry["image_path"]]
             if not all(isinstance(t, str) for t in texts): raise TypeError(f"no text: {texts}")
         return splits
@@ -230,7 +368,8 @@ def _annotation(path:Path) -> dict[str, list[dict]]: # Split to entries with id,
         raise ValueError(f"{path} is not R2Gen's annotation.json ({type(e).__name__}: {e})") from e
 
 # %% ../nbs/extras/sources.ipynb #00000050
-def _r2gen_uid(entry:dict) -> str: return re.sub(r"^CXR(\d+)_.*", r"\1", entry["id"])
+def _r2gen_uid(entry:dict) -> str: # Of the study
+    return _id(entry.get("study_id")) or re.sub(r"^CXR(\d+)_.*", r"\1", entry["id"])
 
 # %% ../nbs/extras/sources.ipynb #00000052
 def _r2gen_key(path:str|Path) -> str: # CXR<uid>_IM-<number>/0
@@ -238,16 +377,28 @@ def _r2gen_key(path:str|Path) -> str: # CXR<uid>_IM-<number>/0
     return f"{Path(path).parent.name}/{Path(path).stem}"
 
 # %% ../nbs/extras/sources.ipynb #00000053
+def find_annotation(folder:Path) -> Path|None: # annotation.json, iu_annotation.json, …
+    "The first of R2Gen's annotations in a folder and all folders below."
+    return next((p for p in files_below(folder) if p.name.endswith("annotation.json")), None)
+
 def read_r2gen(folder:str|Path, # Holds annotation.json and images/CXR<uid>_IM-<number>/0.png
                skipped:dict, # Receives what is left out, and why
                text:str="findings", images:str|Path|None=None) -> Dataset: # `text`, `images` as in `read_kaggle`
     "All studies of R2Gen's copy as `STUDY_FEATURES`; those without images too."
-    folder, rows = Path(folder), []
+    folder, of_study = Path(folder), {}
     files = {_r2gen_key(p): p for p in files_below(images or folder/"images") if p.suffix.lower() in _IMAGE_FILES}
-    for entry in chain.from_iterable(_annotation(folder/"annotation.json").values()):
-        views = zip(entry["image_path"], ("frontal", "lateral"))
-        found = _first_views([(name, view, files.get(_r2gen_key(name))) for name, view in views], skipped)
-        rows.append(_study(_r2gen_uid(entry), _r2gen_uid(entry), pick_text(entry, text), **found))
+    for entry in chain.from_iterable(_annotation(find_annotation(folder) or folder/"annotation.json").values()):
+        of_study.setdefault(_r2gen_uid(entry), []).append(entry)
+    if any("study_id" in entries[0] for entries in of_study.values()):
+        warnings.warn(f"{folder} does not name views: a study's first image counts as frontal, its second as lateral")
+    rows = []
+    for uid, entries in of_study.items():
+        names = list(dict.fromkeys(chain.from_iterable(entry["image_path"] for entry in entries)))
+        views = ["frontal", "lateral", *["frontal"]*len(names)]
+        found = [(name, view, files.get(_r2gen_key(name))) for name, view in zip(names, views)]
+        text_of = _one_text(uid, entries, text, skipped)
+        patient = entries[0].get("subject_id", uid)
+        rows.append(_study(uid, patient, text_of, **_first_views(found, skipped)))
     return _table(rows, folder)
 
 # %% ../nbs/extras/sources.ipynb #00000054
@@ -258,9 +409,83 @@ def r2gen_split(path:str|Path) -> dict[str, str]: # annotation.json to {study id
         split_of |= dict.fromkeys(map(_r2gen_uid, entries), split)
     return split_of
 
+# %% ../nbs/extras/sources.ipynb #e7e6c734
+def _distinct_images(images, skipped:dict) -> list: # (name, view, place) of all rows of a study
+    "Each image once; one that is named with two views is added to `skipped`."
+    first = {}
+    for name, view, place in images:
+        if first.setdefault(name, (view, place))[0] != view: skipped[name] = "named with two views; the first counts"
+    return [(name, *rest) for name, rest in first.items()]
+
+def _join_labels(study_id:str, rows:list[dict], skipped:dict) -> list[str]:
+    "All labels of a study's rows; that they differ is added to `skipped`."
+    lists = [listed_findings(row.get("labels")) for row in rows]
+    if len({frozenset(labels) for labels in lists}) > 1:
+        skipped[f"{study_id} labels"] = "its rows have different labels; all of them count"
+    return list(dict.fromkeys(chain.from_iterable(lists)))
+
+# %% ../nbs/extras/sources.ipynb #1842d47a
+def _join_rows(rows:list[dict], # Fields of a study, and `images`: a (name, view, place or None) each
+               which:str, skipped:dict, source) -> list[dict]: # `which` as in `pick_text`
+    "One dictionary a study, with the places of its views. Raises ValueError for a study of two patients."
+    of_study, studies = {}, []
+    for row in rows: of_study.setdefault(row["study_id"], []).append(row)
+    for study_id, own in of_study.items():
+        patients = sorted({row["patient_id"] for row in own})
+        if len(patients) > 1:
+            raise ValueError(f"study {study_id} in {source} has more than one patient_id: {patients}")
+        images = _distinct_images(chain.from_iterable(row["images"] for row in own), skipped)
+        studies.append(dict(study_id=study_id, patient_id=patients[0], text=_one_text(study_id, own, which, skipped),
+                            labels=_join_labels(study_id, own, skipped)) | _first_views(images, skipped))
+    return studies
+
+# %% ../nbs/extras/sources.ipynb #7146ade9
+_IMAGES = ("image", "frontal", "lateral")
+_FIELDS = (*STUDY_FEATURES, *TEXT_PRIORITY[:3], "image", "view")
+
+def _check_mapping(columns:dict[str, str], by_header:bool=False) -> None: # `by_header`: pictures may be found by theirs
+    "Raises ValueError for a mapping that names an unknown field, or lacks the text or every view."
+    unknown = sorted(columns.keys() - set(_FIELDS))
+    if unknown:
+        raise ValueError(f"data.columns maps {', '.join(unknown)}, which a study does not have; "
+                         f"expected some of {', '.join(_FIELDS)}")
+    named = set(_IMAGES) & set(columns) or by_header and "study_id" in columns
+    if not set(TEXT_PRIORITY) & set(columns) or not named:
+        mapped = ", ".join(columns) or "nothing"
+        raise ValueError(f"data.columns must map text and frontal or lateral; it maps {mapped}")
+    if "patient_id" not in columns and not by_header:
+        warnings.warn("data.columns maps no patient_id: every study counts as a patient of its own")
+
+# %% ../nbs/extras/sources.ipynb #a730b659
+def _text_cell(value, source, row:int): # A cell of a text column
+    "The same as text. Raises ValueError for a list or an object."
+    if isinstance(value, (list, dict, np.ndarray)):
+        raise ValueError(f"{source} has a text that is a {type(value).__name__} in row {row}; expected one string")
+    return "" if value is None or value != value else str(value)
+
+def _mapped_rows(records:list[dict], columns:dict[str, str], source, find:Callable) -> list[dict]:
+    "The rows that `_join_rows` takes; `find(row number, column, cell)` gives (name, place) for each picture of a cell."
+    rows = []
+    for i, record in enumerate(records):
+        cell = {field: record.get(column) for field, column in columns.items()}
+        study = _id(cell["study_id"] if "study_id" in columns else i)
+        patient = _id(cell["patient_id"]) if "patient_id" in columns else study
+        sections = {name: _text_cell(cell[name], source, i + 1) for name in TEXT_PRIORITY if name in columns}
+        images = []
+        for field in [field for field in _IMAGES if field in columns]:
+            view = cell.get("view") if "view" in columns else field.replace("image", "")
+            found = find(i, columns[field], cell[field])
+            views = view if isinstance(view, (list, np.ndarray)) else [view]*len(found)
+            images += [(name, _text_cell(v, source, i + 1), place) for (name, place), v in zip(found, views)]
+        rows.append(dict(study_id=study, patient_id=patient, labels=cell.get("labels"), images=images, **sections))
+    for name in ("study_id", "patient_id"): _check_ids([row[name] for row in rows], name, source)
+    return rows
+
 # %% ../nbs/extras/sources.ipynb #0000005c
 HUB_ID = "ykumards/open-i"
 HUB_COLUMNS = ("uid", "MeSH", "findings", "impression", "img_frontal", "img_lateral")
+_HUB_MAPPING = dict(study_id="uid", patient_id="uid", labels="MeSH", findings="findings", impression="impression",
+                    frontal="img_frontal", lateral="img_lateral")
 
 def _load_saved(folder:str, split_spec:str) -> Dataset:
     "What `save_to_disk` wrote: a dataset, or one split of several."
@@ -270,13 +495,23 @@ def _load_saved(folder:str, split_spec:str) -> Dataset:
         raise ValueError(f"{folder} has no split {split_spec!r}; it has: {', '.join(saved)}")
     return saved[split_spec]
 
+# %% ../nbs/extras/sources.ipynb #7cef317f
+def _split_files(folder:Path) -> dict[str, list[str]]: # By split; all of them are train where no name tells
+    "The parquet files below a folder."
+    files = {p.relative_to(folder).as_posix(): str(p) for p in files_below(folder) if p.suffix == ".parquet"}
+    named = {}
+    for split, words in SPLIT_KEYWORDS.items():
+        mark = rf"(^|[-._ 0-9/])({'|'.join(words)})[-._ 0-9/]"
+        named[str(split)] = [path for name, path in files.items() if re.search(mark, name)]
+    return {split: paths for split, paths in named.items() if paths} or dict(train=list(files.values()))
+
 # %% ../nbs/extras/sources.ipynb #0000005d
 def _load_table(source:str, split_spec:str, cache_dir:str|None) -> Dataset:
     "A table as `datasets` reads it. Raises OSError where the hub cannot be reached."
     path = Path(source)
     if (path/"state.json").exists() or (path/"dataset_dict.json").exists():
         return _load_saved(source, split_spec)
-    files = [str(p) for p in files_below(path) if p.suffix == ".parquet"] if path.is_dir() else source
+    files = _split_files(path) if path.is_dir() else source
     table = dict(path="parquet", data_files=files) if path.exists() else dict(path=source)
     try: return load_dataset(**table, split=split_spec, cache_dir=cache_dir)
     except ValueError as e:
@@ -287,106 +522,182 @@ def _load_table(source:str, split_spec:str, cache_dir:str|None) -> Dataset:
                       "connection, or give a local copy: --data.source PATH, a folder with Kaggle's CSVs, "
                       "with metadata.csv, or with parquet files") from e
 
-# %% ../nbs/extras/sources.ipynb #0000006c
-def _check_mapping(columns:dict[str, str]) -> None:
-    "Raises ValueError for a mapping that names an unknown field, or lacks the text or every view."
-    unknown = sorted(columns.keys() - STUDY_FEATURES.keys())
-    if unknown:
-        raise ValueError(f"data.columns maps {', '.join(unknown)}, which a study does not have; "
-                         f"expected some of {', '.join(STUDY_FEATURES)}")
-    if "text" not in columns or not {"frontal", "lateral"} & set(columns):
-        mapped = ", ".join(columns) or "nothing"
-        raise ValueError(f"data.columns must map text and frontal or lateral; it maps {mapped}")
-    if "patient_id" not in columns:
-        warnings.warn("data.columns maps no patient_id: every study counts as a patient of its own")
-
-# %% ../nbs/extras/sources.ipynb #0000006d
-def _mapped_study(r:dict, i:int, columns:dict[str, str]) -> dict:
-    "Row number `i` of a table as a study."
-    cell = {field: r[column] for field, column in columns.items()}
-    study, labels = cell.get("study_id", i), cell.get("labels") or ()
-    labels = listed_findings(labels) if isinstance(labels, str) else map(str, labels)
-    patient, views = cell.get("patient_id", study), (cell.get("frontal"), cell.get("lateral"))
-    return _study(study, patient, pick_text(cell), labels, *views)
-
 # %% ../nbs/extras/sources.ipynb #f276db0f
+def _class_names(feature, cell): # A number or a list of numbers
+    "The names of classes; others stay as they are."
+    if isinstance(cell, list): return [_class_names(getattr(feature, "feature", feature), number) for number in cell]
+    if not isinstance(feature, ClassLabel) or cell is None: return cell
+    return feature.int2str(cell) if cell >= 0 else None
+
+def _light_rows(table:Dataset, columns:list[str]) -> list[dict]:
+    "All rows of some columns, none of which are pictures."
+    cells = {name: [_class_names(table.features[name], cell) for cell in table[name]] for name in columns}
+    return [dict(zip(cells, row)) for row in zip(*cells.values())] or [{}]*len(table)
+
+def _count_images(table:Dataset, column:str) -> np.ndarray: # (n,)
+    "How many pictures each cell of a column holds; reads a thousand rows at a time."
+    def count(cells):
+        if not isinstance(table.features[column], List): return pc.is_valid(cells).to_numpy(zero_copy_only=False).astype(int)
+        return pc.fill_null(pc.list_value_length(cells), 0).to_numpy()
+    parts = table.select_columns(column).with_format("arrow").iter(1000)
+    return np.concatenate([np.zeros(0, int), *(count(part[column]) for part in parts)])
+
+# %% ../nbs/extras/sources.ipynb #41fb8364
+def _table_cell(cell, files:NamedFiles|None): # `files` beside the table; None for one of the hub
+    "A picture of a table, as `image_cell` takes it: text that names a file becomes its path."
+    if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"): cell = str(cell["path"])
+    if not isinstance(cell, str) or files is None: return cell
+    if _is_file(Path(cell)) and Path(cell).is_absolute(): return Path(cell)
+    try: return files.find(cell) or cell
+    except ValueError: return cell
+
+# %% ../nbs/extras/sources.ipynb #9a37b37c
+def _undecoded(table:Dataset) -> Dataset:
+    "The same table, its pictures as bytes and paths."
+    for name, feature in table.features.items():
+        if isinstance(feature, Image): table = table.cast_column(name, Image(decode=False))
+        if isinstance(feature, List) and isinstance(feature.feature, Image):
+            table = table.cast_column(name, List(Image(decode=False)))
+    return table
+
+def _with_pictures(table:Dataset, studies:list[dict], files:NamedFiles|None, kept:Path) -> Dataset:
+    "Studies whose views are (row, column, number in the cell) of a table, with these pictures, in the file `kept`."
+    def picture(row, column, k):
+        cell = table[row][column]
+        return image_cell(_table_cell(cell[k] if isinstance(cell, list) else cell, files))
+    def fetch(numbered):
+        study = studies[numbered["number"]]
+        views = {view: picture(*study[view]) if view in study else None for view in ("frontal", "lateral")}
+        return study | views
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    settings = dict(features=STUDY_FEATURES, cache_file_name=str(kept), new_fingerprint=kept.stem)
+    numbers = Dataset.from_dict(dict(number=range(len(studies))))
+    return numbers.map(fetch, remove_columns="number", desc="reading studies", **settings)
+
+# %% ../nbs/extras/sources.ipynb #11f7c4a5
 def read_table(source:str=HUB_ID, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
                columns:dict[str, str]|None=None, # Field of a study to the table's column; None for the hub's own table
                split_spec:str="train", # As `datasets` reads it: "train", "train[:500]"
-               cache_dir:str|None=None, # Files are kept there; None for the default of `datasets`
-               text:str="findings") -> Dataset: # `text` as in `pick_text`, for the hub's own table
+               cache_dir:str|None=None, # Files are kept there; None for the user's cache folder
+               text:str="findings", # As in `pick_text`
+               skipped:dict|None=None) -> Dataset: # Receives what is left out, and why
     "All studies of a table as `STUDY_FEATURES`. Raises OSError without the hub, ValueError for other columns or cells."
-    def to_study(r, i):
-        return _mapped_study(r, i, columns) if columns else _iu_study(r, text, r["img_frontal"], r["img_lateral"])
+    skipped, mapping = {} if skipped is None else skipped, columns or _HUB_MAPPING
     if columns: _check_mapping(columns)
-    table = _load_table(source, split_spec, cache_dir)
+    table = _undecoded(_load_table(source, split_spec, cache_dir))
     _check_columns(source, table.column_names, columns.values() if columns else HUB_COLUMNS)
-    for name, feature in table.features.items():
-        if isinstance(feature, Image): table = table.cast_column(name, Image(decode=False))
-    settings = dict(with_indices=True, features=STUDY_FEATURES, remove_columns=table.column_names)
-    try: studies = table.map(to_study, **settings, desc="reading studies")
-    except (TypeError, AttributeError, ValueError) as e:
+    pictures = {mapping[field] for field in set(_IMAGES) & set(mapping)}
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    files = NamedFiles(folder) if Path(source).exists() else None
+    kept = cache_root(cache_dir)/f"tables/{Hasher.hash([table._fingerprint, columns, text, str(folder)])}.arrow"
+    try:
+        records = _light_rows(table, sorted(set(mapping.values()) - pictures))
+        if not columns: records = [r | dict(MeSH=mesh_labels(r["MeSH"])) for r in records]
+        counts = {name: _count_images(table, name) for name in pictures}
+        def find(i, name, _): return [(f"{name} {k + 1} of row {i + 1}", (i, name, k)) for k in range(counts[name][i])]
+        studies = _join_rows(_mapped_rows(records, mapping, source, find), text, skipped, source)
+        return _with_pictures(table, studies, files, kept)
+    except (TypeError, AttributeError, ArrowException) as e:
         raise ValueError(f"{source} has a cell that is no text, no label or no image ({type(e).__name__}: {e})") from e
-    for name in ("study_id", "patient_id"): _check_ids(studies[name][:], name, source)
-    return studies
 
 # %% ../nbs/extras/sources.ipynb #00000077
-def _read_json_lines(path:Path) -> pd.DataFrame:
-    "A file of JSON lines, every cell as text."
-    try: return pd.read_json(path, lines=True, dtype=False).fillna("").astype(str)
-    except (ValueError, TypeError) as e:
+def _read_json(path:Path) -> pd.DataFrame:
+    "A file of JSON lines, or of one list, with what is missing as None."
+    try:
+        text = _read_text(path)
+        records = json.loads(text) if text.lstrip().startswith("[") and text.rstrip().endswith("]") else None
+        if records is None or "\n[" in text.strip(): records = [json.loads(s) for s in text.splitlines() if s.strip()]
+        if not all(isinstance(record, dict) for record in records): raise TypeError("a row is no object")
+        table = pd.DataFrame(records, dtype=object)
+        return table.where(table.notna().to_numpy(), None)
+    except (ValueError, TypeError, RecursionError) as e:
         raise ValueError(f"{path} could not be read as JSON lines: {e}") from e
 
-# %% ../nbs/extras/sources.ipynb #00000078
-def _read_metadata(folder:Path) -> pd.DataFrame:
-    "metadata.csv or metadata.jsonl, every cell as text, with study_id, patient_id and view filled in."
-    path = folder/"metadata.csv"
-    if not path.exists(): path = folder/"metadata.jsonl"
-    if not path.is_file(): raise FileNotFoundError(f"there is neither metadata.csv nor metadata.jsonl in {folder}")
-    table = _read_csv(path, ("file_name",)) if path.suffix == ".csv" else _read_json_lines(path)
-    if not set(TEXT_PRIORITY) & set(table.columns) or "file_name" not in table.columns:
-        raise ValueError(f"the metadata in {folder} needs file_name and one of {', '.join(TEXT_PRIORITY)}; "
-                         f"it has: {', '.join(table.columns)}")
-    if "patient_id" not in table.columns:
-        warnings.warn(f"{folder} has no patient_id: every study counts as a patient of its own")
-    if "study_id" not in table.columns: table["study_id"] = table["file_name"]
-    table = table.assign(patient_id=table.get("patient_id", table["study_id"]), view=table.get("view", ""))
-    for name in ("study_id", "patient_id"):
-        table[name] = table[name].str.strip()
-        _check_ids(table[name], name, path)
+def _read_excel(path:Path) -> pd.DataFrame:
+    "The first sheet of an Excel file, every cell as text."
+    try: table = pd.read_excel(path, dtype=str, keep_default_na=False)
+    except ImportError as e: raise ValueError(f"{path} is an Excel file; reading it needs pip install openpyxl") from e
+    except Exception as e: # what a damaged file makes openpyxl raise
+        raise ValueError(f"{path} could not be read as an Excel file ({type(e).__name__}: {e})") from e
+    table.columns = table.columns.map(str).str.strip()
     return table
 
-# %% ../nbs/extras/sources.ipynb #61e8e450
-def _named_file(folder:Path, name:str) -> Path|None:
-    "The image of this name, or one that differs in its ending only. Raises ValueError for a name outside the folder."
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"the file name {name} leads out of {folder}; expected a name below that folder")
-    named = [folder/name, *((folder/name).with_suffix(ending) for ending in _IMAGE_FILES)]
-    return next((p for p in named if p.is_file()), None)
+_TABLES = {".csv": _read_csv, ".tsv": _read_csv, ".csv.gz": _read_csv, ".jsonl": _read_json, ".xlsx": _read_excel}
 
-def _one_text(study_id:str, records:list[dict], which:str, skipped:dict) -> str:
-    "The first text in the rows of a study; others are added to `skipped`."
-    texts = list(dict.fromkeys(pick_text(r, which) for r in records if pick_text(r, which)))
-    if texts[1:]: skipped[f"{study_id} text"] = "a further text of its study, which differs"
-    return texts[0] if texts else ""
+def _table_reader(path:Path) -> Callable|None: # None where the file is no table of text
+    "What reads a file, by its ending."
+    return next((read for ending, read in _TABLES.items() if path.name.lower().endswith(ending)), None)
+
+# %% ../nbs/extras/sources.ipynb #00000078
+_VIEW_COLUMNS = ("view", "viewposition", "projection", "frontallateral")
+
+def _own_mapping(table:pd.DataFrame, folder:Path) -> dict[str, str]:
+    "The mapping of a table whose columns have our own names. Warns where there is no patient and no view."
+    if not set(TEXT_PRIORITY) & set(table.columns) or "file_name" not in table.columns:
+        raise ValueError(f"the metadata in {folder} needs file_name and one of {', '.join(TEXT_PRIORITY)}; "
+                         f"it has: {', '.join(table.columns)}; --data.columns maps other names")
+    if "patient_id" not in table.columns:
+        warnings.warn(f"{folder} has no patient_id: every study counts as a patient of its own")
+    mapping = {name: name for name in ("patient_id", *TEXT_PRIORITY, "labels") if name in table.columns}
+    if "labels" not in mapping and "finding" in table.columns: mapping["labels"] = "finding"
+    plain = {re.sub(r"[\W_]", "", name.lower()): name for name in table.columns}
+    view = next((plain[name] for name in _VIEW_COLUMNS if name in plain), None)
+    if view != "view":
+        warnings.warn(f"{folder} has no column view: " + (f"{view} is taken for it" if view else "all images are frontal"))
+    if view: mapping["view"] = view
+    return mapping | dict(image="file_name", study_id="study_id" if "study_id" in table.columns else "file_name")
 
 # %% ../nbs/extras/sources.ipynb #0000007a
-def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names
+def _read_rows(table:pd.DataFrame, mapping:dict[str, str], source:Path, images:str|Path, text:str, skipped:dict) -> Dataset:
+    "The studies of a table of text, with the pictures below `images`."
+    files = NamedFiles(images)
+    def find(_, column, cell):
+        names = cell if isinstance(cell, list) else [cell]
+        return [(str(name), files.find(str(name))) for name in names if name]
+    named = {str(name) for field in _IMAGES if field in mapping for name in table[mapping[field]]}
+    _note_swallowed(table, named - {""}, skipped)
+    studies = _join_rows(_mapped_rows(table.to_dict("records"), mapping, source, find), text, skipped, source)
+    return _table([_study(**study) for study in studies], source)
+
+def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names; or such a file
                 skipped:dict, # Receives what is left out, and why
                 text:str="findings", images:str|Path|None=None) -> Dataset: # `text`, `images` as in `read_kaggle`
     "All studies of an imagefolder as `STUDY_FEATURES`; images of one `study_id` are grouped by view."
-    folder, rows = Path(folder), []
-    for study_id, group in _read_metadata(folder).groupby("study_id", sort=False):
-        patients = sorted(set(group["patient_id"]))
-        if len(patients) > 1:
-            raise ValueError(f"study {study_id} in {folder} has more than one patient_id: {patients}")
-        records = group.to_dict("records")
-        files = {r["file_name"]: r["view"] for r in records}
-        found = [(name, view, _named_file(Path(images or folder), name)) for name, view in files.items()]
-        labels = next((r[c] for r in records for c in ("labels", "finding") if r.get(c)), None)
-        report = _one_text(study_id, records, text, skipped)
-        rows.append(_study(study_id, patients[0], report, listed_findings(labels), **_first_views(found, skipped)))
-    return _table(rows, folder)
+    folder = Path(folder)
+    found = [path for path in (folder, folder/"metadata.csv", folder/"metadata.jsonl") if path.is_file()]
+    if not found: raise FileNotFoundError(f"there is neither metadata.csv nor metadata.jsonl in {folder}")
+    table = _table_reader(found[0])(found[0])
+    return _read_rows(table, _own_mapping(table, folder), folder, images or found[0].parent, text, skipped)
+
+# %% ../nbs/extras/sources.ipynb #6d711dec
+_HEADER = ("AccessionNumber", "StudyInstanceUID", "PatientID", "ViewPosition")
+
+def _read_headers(folder:Path) -> dict[str, list[tuple]]: # Id of a study to (name, path, view, patient) of its pictures
+    "The DICOM files below a folder. Raises ValueError without pydicom."
+    try: import pydicom # only those who hold DICOM files need it
+    except ImportError as e: raise ValueError("DICOM needs pip install 'radiology-clip-mini[dicom]'") from e
+    known = {}
+    for path in progress(files_below(folder), "reading DICOM headers", unit="file"):
+        try: head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_HEADER])
+        except Exception: continue # a list, a picture of another kind
+        picture = path.relative_to(folder).as_posix(), path, str(head.get("ViewPosition") or ""), _id(head.get("PatientID"))
+        for study in {_id(head.get(name)) for name in _HEADER[:2]} - {""}: known.setdefault(study, []).append(picture)
+    return known
+
+def _read_by_header(table:pd.DataFrame, mapping:dict, source:Path, images:Path, text:str, skipped:dict) -> Dataset:
+    "The studies of a list of reports, with the DICOM files whose headers name them."
+    known = _read_headers(images)
+    rows = _mapped_rows(table.to_dict("records"), mapping, source, lambda *_: [])
+    if not any(row["study_id"] in known for row in rows): known = {study.lstrip("0"): found for study, found in known.items()}
+    for row in rows:
+        found = known.get(row["study_id"], [])
+        row["images"] = [(name, view, path) for name, path, view, _ in found]
+        if "patient_id" not in mapping: row["patient_id"] = next((p for *_, p in found if p), row["patient_id"])
+    if not any(row["images"] for row in rows):
+        raise ValueError(f"no DICOM file in {images} has an AccessionNumber or StudyInstanceUID that is a study_id of {source}"
+                         f", such as {rows[0]['study_id'] if rows else 'none'}; map another column to study_id, or a column "
+                         "with the names of files to image")
+    return _table([_study(**study) for study in _join_rows(rows, text, skipped, source)], source)
 
 # %% ../nbs/extras/sources.ipynb #0000007f
 _MARKS = dict(kaggle=("*indiana_reports.csv",), folder=("metadata.csv", "metadata.jsonl"),
@@ -397,13 +708,38 @@ def _find_form(path:Path, form:str) -> tuple[str, Path]: # The form, and the fol
     "What a folder holds. Raises ValueError where it is nothing known."
     if not path.is_dir() and not path.is_file(): raise ValueError(f"{path} is neither a file nor a folder")
     if path.suffix == ".parquet": return "table", path
+    if path.is_file() and _table_reader(path): return "folder", path
+    if form == "auto" and any(_is_file(path/name) for name in _MARKS["folder"]): return "folder", path
     files = {p.relative_to(path).as_posix(): p for p in files_below(path)}
     names = _MARKS if form == "auto" else [form]
     for name in names:
         found = [p for place, p in files.items() if any(fnmatchcase(place, mark) for mark in _MARKS[name])]
         if found: return name, found[0].parent if name in ("kaggle", "r2gen") else path
     wanted = " or ".join(mark.removeprefix("*") for mark in chain.from_iterable(_MARKS[name] for name in names))
-    raise ValueError(f"{path} holds no data this project can read: there is no {wanted}")
+    tables = [place for place, p in files.items() if _table_reader(p)]
+    advice = f"; to read {tables[0]}, say what its columns are with --data.columns" if tables else ""
+    raise ValueError(f"{path} holds no data this project can read: there is no {wanted}{advice}")
+
+# %% ../nbs/extras/sources.ipynb #6df3af35
+def _text_table(path:Path) -> Path|None: # None where the columns are those of a dataset
+    "The CSV, JSON or Excel file that `data.columns` maps. Raises ValueError where there are several."
+    if path.is_file(): return path if _table_reader(path) else None
+    if any((path/name).exists() for name in ("state.json", "dataset_dict.json")): return None
+    files = files_below(path)
+    if any(p.suffix == ".parquet" for p in files): return None
+    tables = [p for p in files if _table_reader(p)]
+    chosen = [p for p in tables if p.stem == "metadata" and p.parent == path][:1] or tables
+    if len(chosen) > 1:
+        raise ValueError(f"{path} holds {len(chosen)} tables: give one of them as --data.source, such as {chosen[0]}")
+    return chosen[0] if chosen else None
+
+def _read_mapped(path:Path, columns:dict[str, str], images:Path, text:str, skipped:dict) -> Dataset:
+    "A table of text by a mapping; where that names no picture, by the headers of DICOM files."
+    _check_mapping(columns, by_header=True)
+    table = _table_reader(path)(path)
+    _check_columns(path, table.columns, columns.values())
+    read = _read_rows if set(_IMAGES) & set(columns) else _read_by_header
+    return read(table, columns, path, images, text, skipped)
 
 # %% ../nbs/extras/sources.ipynb #00000080
 _READERS = dict(kaggle=read_kaggle, folder=read_folder, openi=read_openi, r2gen=read_r2gen)
@@ -414,9 +750,11 @@ def read_path(path:Path, form:str, # As `DataConfig.form`
               text:str="findings", images:str|None=None, # As `read_kaggle`
               columns:dict[str, str]|None=None, split_spec:str="train", cache_dir:str|None=None) -> Dataset:
     "All studies of a local file or folder. Raises ValueError where it is nothing known."
-    form, folder = _find_form(path, "table" if columns else form)
     if images and not Path(images).is_dir(): raise FileNotFoundError(f"there is no folder of pictures {images}")
+    listed = _text_table(Path(path)) if columns else None
+    if listed: return _read_mapped(listed, columns, Path(images or (path if path.is_dir() else path.parent)), text, skipped)
+    form, folder = _find_form(path, "table" if columns else form)
     if images and form == "table":
         raise ValueError(f"data.images is {images}, but {path} is a table, which names its own pictures")
-    if form == "table": return read_table(str(folder), columns, split_spec, cache_dir, text)
+    if form == "table": return read_table(str(folder), columns, split_spec, cache_dir, text, skipped)
     return _READERS[form](folder, skipped, text, images)
