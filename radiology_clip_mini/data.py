@@ -72,7 +72,7 @@ def _list_odd_texts(studies:Dataset, skipped:dict) -> None:
     "Adds studies to `skipped` whose text holds signs of a wrong encoding, HTML or control characters."
     for study, text in zip(studies["study_id"], studies["text"]):
         odd = _ODD_TEXT.search(text)
-        if odd: skipped[f"{study} text"] = f"its text holds {odd[0]!r}, as after a wrong encoding; it is used as it is"
+        if odd: skipped[f"{study} text"] = f"its text holds {odd[0]!r}, as after a wrong encoding or conversion; it is used as it is"
 
 # %% ../nbs/00_data.ipynb #00000015
 def _drop_unusable(studies:Dataset, skipped:dict) -> Dataset:

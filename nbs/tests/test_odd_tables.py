@@ -247,7 +247,7 @@ def test_a_quote_too_many(folder, line):
 def test_odd_texts_are_listed(folder, text):
     (folder/"metadata.jsonl").write_text(json.dumps(dict(file_name="a.png", patient_id=1, view="PA", text=text)))
     studies, noticed, _ = read(folder)
-    assert studies["text"][:] == [text.strip()] and "as after a wrong encoding" in noticed["a.png text"]
+    assert studies["text"][:] == [text.strip()] and "as after a wrong encoding or conversion" in noticed["a.png text"]
 
 
 @pytest.mark.parametrize("text", ["Größe normal; kein Erguß – „unauffällig“", "A & B; C < D", "Zone é à ç, NÃO, São", "心影不大", "a\tb\nc"])
