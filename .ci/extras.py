@@ -54,7 +54,7 @@ def compare():
 
 
 def dicom():
-    "A DICOM file is read as it is meant to be seen."
+    "A DICOM file is read as it is meant to be seen, and there is a decoder for each compression."
     import pydicom
     from radiology_clip_mini.cache import read_grey
     values = np.tile(np.arange(64, dtype=np.uint16) * 60, (64, 1))
@@ -69,6 +69,8 @@ def dicom():
     with tempfile.TemporaryDirectory() as folder:
         head.save_as(Path(folder, "a.dcm"), enforce_file_format=True)
         grey, _ = read_grey(dict(bytes=None, path=str(Path(folder, "a.dcm"))), 64)
+    compressed = (pydicom.uid.JPEGLosslessSV1, pydicom.uid.JPEGLSLossless, pydicom.uid.HTJ2KLossless)
+    assert all(pydicom.pixels.get_decoder(syntax).is_available for syntax in compressed)
     assert grey[0, 0] == 255 and grey[0, -1] == 0 and (np.diff(grey[0].astype(int)) <= 0).all()
 
 

@@ -7,7 +7,7 @@ __all__ = ['VIEWS', 'BLANK', 'read_grey', 'ImageCache', 'cache_key', 'small_pict
            'build_cache']
 
 # %% ../nbs/extras/cache.ipynb #00000004
-import io, json, os, shutil
+import io, json, os, re, shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,43 @@ from PIL import Image as PILImage, ImageOps
 from xxhash import xxh3_128_hexdigest, xxh64_intdigest
 
 from .command import progress, write_atomic
+
+# %% ../nbs/extras/cache.ipynb #f3690bad
+_BINS = 256 # of a histogram; a gap is a quarter of them
+
+def _far_end(counts:np.ndarray, # (256,) pixels in each bin
+             middle:int) -> int: # The first bin above `middle` that is cut off; 256 for none
+    "Where a quarter of the bins holds at most 0.5 % of the pixels, and at most 10 or as many as lie beyond it."
+    above = np.append(np.cumsum(counts[::-1])[::-1], 0) # pixels in a bin and those after it
+    inside, beyond = above[:-_BINS//4] - above[_BINS//4:], above[_BINS//4:]
+    gaps = (inside <= above[0]/200) & (inside <= np.maximum(beyond, 10)) & (beyond > 0)
+    return next((int(i) for i in np.flatnonzero(gaps) if i > middle), _BINS)
+
+# %% ../nbs/extras/cache.ipynb #1d5e39b8
+def _bulk(values:np.ndarray) -> np.ndarray: # (n,), finite
+    "The values without the few that lie far from the rest."
+    low, high = (float(values.min()), float(values.max())) if values.size else (0, 0)
+    if low == high: return values
+    bins = np.minimum((values - low) * (_BINS/(high - low)), _BINS - 1).astype(np.uint8)
+    counts = np.bincount(bins, minlength=_BINS)
+    others = counts.copy()
+    others[[0, -1]] -= np.count_nonzero(values == low), np.count_nonzero(values == high)
+    middle = int(np.searchsorted(np.cumsum(others), others.sum()/2))
+    top, bottom = _far_end(counts, middle), _BINS - _far_end(counts[::-1], _BINS - 1 - middle)
+    rest = values[(bottom <= bins) & (bins < top)]
+    return _bulk(rest) if rest.size >= others.sum()/2 and 0 < np.ptp(rest) < (high - low)/2 else values
+
+# %% ../nbs/extras/cache.ipynb #70576b75
+def _limits(values:np.ndarray, low:float|None=None, high:float|None=None, # Of any shape; the declared range
+            ) -> tuple[float|None, float|None, str]: # None for the values' own; what was noticed, or ""
+    "The range to show: the declared one, unless some values lie far from the rest."
+    known = np.clip(values[np.isfinite(values)], low, high)
+    rest = _bulk(known)
+    if not known.size/3 <= rest.size < known.size: return low, high, ""
+    low, high = rest.min(), rest.max()
+    far = known[(known < low) | (known > high)]
+    odd = np.sort(np.unique(far, return_counts=True)[1])[:-2].sum()
+    return low, high, "more than 1 % of its pixels, far from the rest, were clipped" if odd > known.size/100 else ""
 
 # %% ../nbs/extras/cache.ipynb #0000000b
 def _to_grey(values:np.ndarray, low:float|None=None, high:float|None=None, # (h, w); None for their own range
@@ -34,50 +71,144 @@ def _to_grey(values:np.ndarray, low:float|None=None, high:float|None=None, # (h,
 # %% ../nbs/extras/cache.ipynb #5386cad4
 _WHITE_IS_ZERO, _SMALLEST, _LARGEST = 262, 340, 341 # TIFF's tags
 
-def _to_8bit(im:PILImage.Image) -> PILImage.Image:
+def _to_8bit(im:PILImage.Image) -> tuple[PILImage.Image, str]: # What was noticed, or ""
     "A grey 8-bit image of any image."
     tags = getattr(im, "tag_v2", {})
     if im.mode[0] in "IF":
-        low, high = (None if tag not in tags else float(np.ravel(tags[tag])[0]) for tag in (_SMALLEST, _LARGEST))
-        return _to_grey(np.asarray(im).astype(float), low, high, tags.get(_WHITE_IS_ZERO) == 0)
-    return im.getchannel("L") if im.mode == "LAB" else im.convert("L")
+        values = np.asarray(im).astype(float)
+        declared = (None if tag not in tags else float(np.ravel(tags[tag])[0]) for tag in (_SMALLEST, _LARGEST))
+        low, high, note = _limits(values, *declared)
+        return _to_grey(values, low, high, tags.get(_WHITE_IS_ZERO) == 0), note
+    return im.getchannel("L") if im.mode == "LAB" else im.convert("L"), ""
+
+# %% ../nbs/extras/cache.ipynb #95b42452
+def _numbers(head, name:str) -> list[float]:
+    "The numbers in a DICOM's field; none where it is missing, empty or holds anything else."
+    try: numbers = [float(x) for x in np.ravel(head[name].value)]
+    except (KeyError, TypeError, ValueError): return []
+    return numbers if np.isfinite(numbers).all() else []
+
+# %% ../nbs/extras/cache.ipynb #a9eb41b3
+# (implicit, little endian)
+_SYNTAXES = {(True, True): "1.2.840.10008.1.2", (False, True): "1.2.840.10008.1.2.1",
+             (False, False): "1.2.840.10008.1.2.2"}
+_WINDOWS = "LINEAR", "LINEAR_EXACT", "SIGMOID"
+
+def _complete(head) -> None:
+    "Puts what viewers take where a DICOM says nothing, or nothing possible."
+    meta = head.file_meta
+    if not meta.get("TransferSyntaxUID"): meta.TransferSyntaxUID = _SYNTAXES[head.original_encoding]
+    usual = dict(SamplesPerPixel=1, PlanarConfiguration=0, PixelRepresentation=0, BitsStored=head.get("BitsAllocated"))
+    for name, value in dict(usual, RescaleIntercept=0).items():
+        if not _numbers(head, name): setattr(head, name, value)
+    if not any(_numbers(head, "RescaleSlope")): head.RescaleSlope = 1
+    for name in ("PhotometricInterpretation", "PresentationLUTShape", "VOILUTFunction"):
+        setattr(head, name, str(head.get(name) or "").strip().upper())
+    if head.VOILUTFunction not in _WINDOWS: head.VOILUTFunction = "LINEAR"
+    plain = head.SamplesPerPixel == 1 and head.PhotometricInterpretation not in ("MONOCHROME1", "PALETTE COLOR")
+    if plain: head.PhotometricInterpretation = "MONOCHROME2"
 
 # %% ../nbs/extras/cache.ipynb #0000000d
 def _padding(head, raw:np.ndarray) -> np.ndarray: # (h, w) bool
-    "Where a DICOM's values are padding."
-    if "PixelPaddingValue" not in head: return np.zeros(raw.shape, bool)
-    ends = int(head.PixelPaddingValue), int(head.get("PixelPaddingRangeLimit", head.PixelPaddingValue))
-    return (min(ends) <= raw) & (raw <= max(ends))
+    "Where a DICOM's values are padding. A value below 0 beside unsigned pixels means their bits."
+    value = _numbers(head, "PixelPaddingValue")
+    if not value: return np.zeros(raw.shape, bool)
+    ends = np.array(value + _numbers(head, "PixelPaddingRangeLimit")).astype(int).astype(raw.dtype)
+    return (ends.min() <= raw) & (raw <= ends.max())
+
+# %% ../nbs/extras/cache.ipynb #c83ed2d2
+def _looked_up(values:np.ndarray, head, name:str="VOILUTSequence") -> np.ndarray|None:
+    "Values through a DICOM's lookup table, or None where it has none."
+    item = (head.get(name) or [{}])[0]
+    told, data = [int(x) for x in _numbers(item, "LUTDescriptor")], item.get("LUTData")
+    if len(told) < 3 or not data: return None
+    entries, first, bits = told[0] or 2**16, *told[1:3]
+    if isinstance(data, bytes):
+        narrow = bits <= 8 and len(data) <= entries + 1 # the data is padded to an even length
+        order = "<" if head.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        data = np.frombuffer(data, np.uint8 if narrow else f"{order}u2", count=len(data) // (1 if narrow else 2))
+    table = np.ravel(data)[:entries]
+    return table[np.clip(values - float(first), 0, len(table) - 1).astype(int)]
+
+# %% ../nbs/extras/cache.ipynb #a46a5b30
+def _windowed(values:np.ndarray, head) -> np.ndarray|None:
+    "Values through the first possible window of a DICOM, or None where it has none."
+    import pydicom
+    for i, (_, width) in enumerate(zip(_numbers(head, "WindowCenter"), _numbers(head, "WindowWidth"))):
+        if width > (head.VOILUTFunction == "LINEAR"): return pydicom.pixels.apply_windowing(values, head, i)
+
+# %% ../nbs/extras/cache.ipynb #397ec1a6
+def _shown(raw:np.ndarray, head) -> tuple[np.ndarray, str]: # What was noticed, or ""
+    "The values of a DICOM as it wants them shown, padding nan."
+    hidden = _padding(head, raw)
+    values = _looked_up(raw, head, "ModalityLUTSequence")
+    if values is None: values = raw * float(head.RescaleSlope) + float(head.RescaleIntercept)
+    low, high, note = _limits(values[~hidden]) if head.BitsAllocated > 8 else (None, None, "")
+    values = np.clip(values, low, high)
+    ways = (way(values, head) for way in (_looked_up, _windowed))
+    shown = next((x for x in ways if x is not None and np.ptp(x) > 0), values).astype(float)
+    shown[hidden] = np.nan
+    return shown, note
+
+# %% ../nbs/extras/cache.ipynb #60c34666
+_COLOURS = np.array([.299, .587, .114]) # of red, green and blue in grey
+
+def _dicom_values(head) -> tuple[np.ndarray, str]: # (h, w), or of another shape where it is no grey image
+    "The values of a DICOM as it wants them shown; what was noticed, or nothing."
+    import pydicom
+    raw = head.pixel_array
+    if head.PhotometricInterpretation == "PALETTE COLOR": raw = pydicom.pixels.apply_color_lut(raw, head)
+    elif head.SamplesPerPixel != 3: return _shown(raw, head)
+    return raw[..., :3] @ _COLOURS, ""
+
+# %% ../nbs/extras/cache.ipynb #8254fea8
+def _reason(head, error:Exception) -> str:
+    "Why the picture in a DICOM could not be read."
+    from pydicom.pixels import get_decoder
+    kind = head.SOPClassUID.name if head.get("SOPClassUID") else "damaged DICOM"
+    if "PixelData" not in head: return f"{kind}: no picture in it"
+    syntax = head.file_meta.TransferSyntaxUID
+    try: decoder = get_decoder(syntax)
+    except NotImplementedError: return f"pydicom has no decoder for {syntax.name}"
+    if decoder.is_native or {"pydicom", "pylibjpeg"} & set(decoder.available_plugins):
+        return f"damaged DICOM ({type(error).__name__}, {syntax.name})"
+    return f"no decoder for {syntax.name}: pip install 'radiology-clip-mini[dicom]'"
 
 # %% ../nbs/extras/cache.ipynb #b7bac24d
-def _dicom_image(file) -> PILImage.Image: # 8-bit grey, bone white
+def _dicom_image(file) -> tuple[PILImage.Image, str]: # 8-bit grey, bone white; what was noticed, or ""
     "A DICOM radiograph as it is meant to be seen. Raises ValueError where it is no grey image or pydicom is missing."
     try: import pydicom # only those who hold DICOM files need it
     except ImportError as e: raise ValueError("DICOM needs pip install 'radiology-clip-mini[dicom]'") from e
+    try: head = pydicom.dcmread(file, force=True)
+    except Exception as e: raise ValueError(f"damaged DICOM ({type(e).__name__})") from e # pydicom raises many kinds
     try:
-        head = pydicom.dcmread(file)
-        raw = head.pixel_array
-        values = pydicom.pixels.apply_modality_lut(raw, head)
-        values = pydicom.pixels.apply_voi_lut(values, head).astype(float)
-        values[_padding(head, raw)] = np.nan
-    except Exception as e: # pydicom raises many kinds
-        raise ValueError(f"damaged DICOM or a compression without its decoder ({type(e).__name__})") from e
+        _complete(head)
+        values, note = _dicom_values(head)
+    except Exception as e: raise ValueError(_reason(head, e)) from e
     if values.ndim != 2: raise ValueError(f"a DICOM of shape {values.shape}, not one grey image")
-    inverted = head.PhotometricInterpretation == "MONOCHROME1" or head.get("PresentationLUTShape") == "INVERSE"
-    return _to_grey(values, inverted=inverted)
+    inverted = head.PhotometricInterpretation == "MONOCHROME1" or head.PresentationLUTShape == "INVERSE"
+    return _to_grey(values, inverted=inverted), note
 
 # %% ../nbs/extras/cache.ipynb #0000000f
+_TAG = re.compile(rb"[\x02\x08]\0.\0|\0\x08\0.", re.DOTALL) # what a DICOM without its mark begins with: group 2 or 8
+
 def _open_image(file) -> tuple[PILImage.Image, str]: # What was noticed, or ""
     "The image in a path or a file of bytes, DICOM or anything PIL reads."
     if not hasattr(file, "read") and not os.path.isfile(file): raise FileNotFoundError(f"{file} is no file")
     with (file if hasattr(file, "read") else open(file, "rb")) as f:
         head = f.read(132)
         f.seek(0)
-        if head[128:] == b"DICM": return _dicom_image(f), ""
-        im = PILImage.open(f)
+        if head[128:] == b"DICM": return _dicom_image(f)
+        try: im = PILImage.open(f)
+        except PILImage.UnidentifiedImageError:
+            if not _TAG.match(head): raise
+            f.seek(0)
+            return _dicom_image(f)
         if min(im.size) < 8: raise ValueError(f"only {im.width} × {im.height} pixels")
         pages = getattr(im, "n_frames", 1)
-        return ImageOps.exif_transpose(_to_8bit(im)), f"only the first of {pages} pages was read" if pages > 1 else ""
+        grey, note = _to_8bit(im)
+        pages = f"only the first of {pages} pages was read" if pages > 1 else ""
+        return ImageOps.exif_transpose(grey), "; ".join(filter(None, [pages, note]))
 
 # %% ../nbs/extras/cache.ipynb #00000010
 def read_grey(image, # {"bytes": …} or {"path": …}, or a path
@@ -130,7 +261,7 @@ def _identity(cell) -> str:
 # %% ../nbs/extras/cache.ipynb #00000020
 def cache_key(raw:Dataset, image_size:int) -> str: # Of undecoded views
     "32 hexadecimal digits: other images or another size give others."
-    parts = [f"2 {image_size}"] # raise the 2 when `read_grey` gives other pixels
+    parts = [f"3 {image_size}"] # raise the 3 when `read_grey` gives other pixels
     for batch in raw.select_columns(list(VIEWS)).iter(256):
         for frontal, lateral in zip(batch["frontal"], batch["lateral"]):
             parts.append(f"{_identity(frontal)}|{_identity(lateral)}")
