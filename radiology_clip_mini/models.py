@@ -18,13 +18,13 @@ from huggingface_hub import snapshot_download
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 import torch
 import torch.nn.functional as F
 from torch import nn
 import torchvision
-from transformers import AutoConfig, AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel
-from transformers import PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from .cache import VIEWS
 from .command import progress
@@ -127,12 +127,14 @@ def masked_mean(hidden:torch.Tensor, attention_mask:torch.Tensor) -> torch.Tenso
 SCRATCH = dict(dim=256, n_layers=2, n_heads=4, hidden_dim=512, max_position_embeddings=512,
                dropout=0., attention_dropout=0.)
 _SPECIAL = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+_LETTERS = normalizers.Sequence([normalizers.NFKC(), normalizers.BertNormalizer(lowercase=True, strip_accents=False)])
+_WORDS = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(),
+                                  pre_tokenizers.Split(Regex(r"[^\x00-\x7F]{50}"), "isolated")])
 
 def _learn_pieces(texts:list[str], n:int) -> list[str]:
     "The special tokens and up to `n` pieces of words, the same for the same texts."
     bpe = Tokenizer(models.BPE())
-    bpe.normalizer = normalizers.BertNormalizer(lowercase=True)
-    bpe.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    bpe.normalizer, bpe.pre_tokenizer = _LETTERS, _WORDS
     bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=n, show_progress=False))
     pieces = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
     return [*_SPECIAL.values(), *pieces, *(f"##{p}" for p in pieces)]
@@ -143,26 +145,82 @@ def learn_tokenizer(texts:list[str], # Of training
     "A lower-case WordPiece tokenizer with BERT's special tokens, its vocabulary learned from `texts`."
     vocab = {piece: i for i, piece in enumerate(_learn_pieces(texts, n_pieces))}
     tok = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    tok.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tok.normalizer, tok.pre_tokenizer = _LETTERS, _WORDS
     marks = [(t, vocab[t]) for t in ("[CLS]", "[SEP]")]
     tok.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
     tok.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(tokenizer_object=tok, **_SPECIAL)
 
+# %% ../nbs/01_models.ipynb #0ff557c1
+_OWN_CODE = ("needs code of its own (auto_map in its config.json), and code that comes with a model is never run. Give an "
+             "encoder that transformers knows without it. Where the weights are those of a known type, as CXR-BERT's are "
+             "of type bert, give a copy whose config.json has that model_type and no auto_map")
+
+def _other_kind(name:str, config:PreTrainedConfig) -> str:
+    "What is said about a model that does not read texts, or not only."
+    return (f"{name} is a model of type {config.model_type!r}, not an encoder of texts alone. Give one, such as BERT or "
+            "RoBERTa; of a CLIP the text part, which CLIPTextModel.from_pretrained(…).save_pretrained(folder) writes")
+
+# %% ../nbs/01_models.ipynb #d2087c3a
+def _clear_loading(name:str):
+    "Whatever a library raises while it loads `name`, as ValueError for a folder and OSError for the hub."
+    files = "the files of the model's hub page, unchanged"
+    if Path(name).is_dir(): return _explained(ValueError, f"{name} could not be loaded; expected {files}")
+    return _explained(OSError, f"{name} is neither a folder nor to be had from the hub; give a folder with {files}")
+
+# %% ../nbs/01_models.ipynb #405b898c
+def _text_config(name:str) -> PreTrainedConfig: # Of a hub name or a folder
+    "A text encoder's settings. Raises OSError if not found, ValueError for a model of another kind."
+    advice = "give --model.text_encoder a local folder, or scratch"
+    with _explained(OSError, f"{name!r} is neither a folder with a Hugging Face model nor on the hub; {advice}"):
+        settings = dict(PreTrainedConfig.get_config_dict(name)[0])
+        if not settings: raise FileNotFoundError("there is no config.json, or nothing in it")
+    if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
+        raise ValueError(f"{name} {_OWN_CODE}")
+    with _clear_loading(name): config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if config.is_encoder_decoder or config.get_text_config() is not config:
+        raise ValueError(_other_kind(name, config))
+    return config
+
+# %% ../nbs/01_models.ipynb #56b84cc6
+def _check_vocabulary(known:int, expected:int) -> None:
+    "Raises ValueError where a tokenizer cannot be the model's own."
+    if not expected/2 <= known <= expected:
+        raise ValueError(f"the tokenizer knows {known:,} tokens, the model {expected:,}; they do not belong together")
+
+# %% ../nbs/01_models.ipynb #1a6eef3e
+def _check_weights(name:str, net:nn.Module, total:torch.Tensor, # An encoder; the sum of vectors it gave, with its graph
+                   missing:set[str]) -> None: # Names of tensors that were not in the file
+    "Raises ValueError, naming the first, where the vectors depend on a tensor that is missing."
+    filled = {key: p for key, p in net.named_parameters() if key in missing}
+    slopes = torch.autograd.grad(total, filled.values(), allow_unused=True) if filled else ()
+    lost = sorted(missing - {key for key, slope in zip(filled, slopes) if slope is None})
+    if not lost: return
+    code = f". It {_OWN_CODE}" if hasattr(net.config, "auto_map") else ""
+    raise ValueError(f"{name}: {len(lost)} of {len(net.state_dict())} tensors are missing from the weights and would "
+                     f"start from random numbers, such as {lost[0]}; expected the files of its hub page{code}")
+
 # %% ../nbs/01_models.ipynb #0000002b
 def text_encoder(name:str, # A hub name, a folder, or "scratch", which needs texts
                  texts:list[str]|None=None) -> tuple[nn.Module, PreTrainedTokenizerFast]:
-    "An encoder whose `last_hidden_state` is (n, length, width), and its tokenizer. Raises OSError if not found."
+    "An encoder whose `last_hidden_state` is (n, length, width), and its tokenizer. Raises OSError or ValueError."
     if name == "scratch":
         if not texts: raise ValueError("text_encoder 'scratch' learns its words from the texts: CLIPMini(…, texts)")
         tokenizer = learn_tokenizer(texts)
         config = DistilBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SCRATCH)
         return DistilBertModel(config), tokenizer
-    advice = "give --model.text_encoder a local folder, or scratch"
-    with _explained(OSError, f"{name!r} is neither a folder with a Hugging Face model nor on the hub; {advice}"):
-        net = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, weights_only=True)
-        return net, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    config = _text_config(name)
+    with _clear_loading(name):
+        options = dict(dtype=torch.float32, weights_only=True, output_loading_info=True, trust_remote_code=False)
+        net, info = AutoModel.from_pretrained(name, config=config, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        _check_vocabulary(len(tokenizer), getattr(config, "vocab_size", None) or len(tokenizer))
+    with torch.enable_grad(), _explained(ValueError, _other_kind(name, config)):
+        tokens = tokenizer(["No effusion."], return_tensors="pt")
+        words = net(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
+        total = words.sum()
+    _check_weights(name, net, total, set(info["missing_keys"]))
+    return net, tokenizer
 
 # %% ../nbs/01_models.ipynb #00000031
 def fuse_views(views:torch.Tensor, # (n, 2, d) unit rows, zeros where a view is missing
@@ -187,8 +245,8 @@ class CLIPMini(nn.Module):
         text = _saved_text_encoder(Path(folder)) if folder else text_encoder(config.text_encoder, texts)
         self.text_encoder, self.tokenizer = text
         if can_pack(self.text_encoder.config): self.text_encoder.set_attn_implementation("packed")
-        longest = getattr(self.text_encoder.config, "max_position_embeddings", config.max_length)
-        if config.max_length > longest:
+        longest = getattr(self.text_encoder.config, "max_position_embeddings", None) or -1 # as XLNet, without a limit
+        if 0 < longest < config.max_length:
             raise ValueError(f"model.max_length is {config.max_length}; the encoder takes at most {longest} tokens")
         self.dropout = nn.Dropout(config.dropout)
         self.image_projection = nn.Linear(width, config.embed_dim, bias=False)
@@ -247,13 +305,20 @@ def encode_image(self:CLIPMini,
 def token_table(self:CLIPMini, texts:list[str]) -> TokenTable:
     "The tokens of all `texts`, each cut at `max_length`; `table[rows]` pads those of some rows."
     tokens = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_length)
-    return TokenTable(tokens["input_ids"], self.tokenizer.pad_token_id)
+    return TokenTable(tokens["input_ids"], self.tokenizer.pad_token_id or 0) # any will do, since padding is masked
 
 # %% ../nbs/01_models.ipynb #0000003d
 @patch
 def tokenize(self:CLIPMini, texts:list[str]) -> dict[str, torch.Tensor]:
     "input_ids and attention_mask, (n, longest text)."
     return self.token_table(texts)[np.arange(len(texts))]
+
+# %% ../nbs/01_models.ipynb #9445c9ce
+@patch
+def token_counts(self:CLIPMini, texts:list[str]) -> list[int]:
+    "How many tokens each text has before it is cut, end marks included."
+    parts = (list(texts[i:i + 1000]) for i in range(0, len(texts), 1000)) # for memory
+    return [len(ids) for part in parts for ids in self.tokenizer(part, verbose=False)["input_ids"]]
 
 # %% ../nbs/01_models.ipynb #0000003f
 @patch

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, BertConfig, PreTrainedConfig
 
 from .data import DataConfig
-from .models import CLIPMini, _explained
+from .models import CLIPMini, _check_vocabulary, _clear_loading, _explained
 from .runs import read_run
 
 # %% ../nbs/extras/published.ipynb #0000000b
@@ -62,19 +62,6 @@ def encode_text(self:PublishedModel, texts:list[str]) -> torch.Tensor:
 def count_cut(self:PublishedModel|CLIPMini, texts:list[str]) -> int:
     "How many of the texts are longer than `max_length` tokens, and are cut."
     return sum(n > self.max_length for n in self.token_counts(list(texts)))
-
-# %% ../nbs/extras/published.ipynb #00000012
-def _clear_loading(name:str):
-    "Whatever a library raises while it loads `name`, as ValueError for a folder and OSError for the hub."
-    files = "the files of the model's hub page, unchanged"
-    if Path(name).is_dir(): return _explained(ValueError, f"{name} could not be loaded; expected {files}")
-    return _explained(OSError, f"{name} is neither a folder nor to be had from the hub; give a folder with {files}")
-
-# %% ../nbs/extras/published.ipynb #00000013
-def _check_vocabulary(known:int, expected:int) -> None:
-    "Raises ValueError where a tokenizer cannot be the model's own."
-    if not expected/2 <= known <= expected:
-        raise ValueError(f"the tokenizer knows {known:,} tokens, the model {expected:,}; they do not belong together")
 
 # %% ../nbs/extras/published.ipynb #00000017
 def _text_settings(model_name:str, folder:Path|None) -> PreTrainedConfig:
@@ -173,10 +160,7 @@ def text_features(self:TransformersCLIP, texts:list[str]) -> torch.Tensor:
     return _pooled(self.model.get_text_features(**tokens.to(self.device)))
 
 # %% ../nbs/extras/published.ipynb #6a61c69a
-@patch
-def token_counts(self:TransformersCLIP|CLIPMini, texts:list[str]) -> list[int]:
-    "How many tokens each text has before it is cut, end marks included."
-    return [len(ids) for ids in self.tokenizer(texts)["input_ids"]]
+TransformersCLIP.token_counts = CLIPMini.token_counts
 
 @patch(as_prop=True)
 def max_length(self:CLIPMini) -> int: return self.config.max_length

@@ -66,7 +66,8 @@ def what_changed(before:dict, now:dict) -> str: # `before` may lack the parts
     return ", ".join(parts)
 
 # %% ../nbs/extras/runs.ipynb #00000030
-def describe_run(config:Config, data:StudyData, device) -> dict:
+def describe_run(config:Config, data:StudyData, cut:dict, # How many texts are cut, as training counts them
+                 device) -> dict:
     "What run.json holds when training starts."
     packages = ("torch", "torchvision", "transformers", "datasets", "accelerate", "radiology-clip-mini")
     versions = dict(python=platform.python_version(), **{name: version(name) for name in packages})
@@ -78,7 +79,7 @@ def describe_run(config:Config, data:StudyData, device) -> dict:
     skipped = _by_reason(data.skipped)
     return dict(config=asdict(config), versions=versions, git_commit=_git_commit(), device=str(device),
                 platform=platform.platform(),
-                data=data_marks(data) | dict(counts=counts, leaks=leak_report(data), skipped=skipped))
+                data=data_marks(data) | dict(counts=counts, leaks=leak_report(data), skipped=skipped) | cut)
 
 # %% ../nbs/extras/runs.ipynb #ccf977c2
 def contact_sheet(data:StudyData, most:int=24) -> Picture|None: # None where nothing was noticed

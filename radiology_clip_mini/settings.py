@@ -57,7 +57,7 @@ class ModelConfig:
     text_encoder: str = "distilbert-base-uncased" # A Hugging Face encoder, or "scratch": small, from the training texts
     temperature_init: float = 0.07 # The temperature at the start
     fusion: Literal["mean", "own"] = "mean" # How two views become one; own: mean, a projection for each view
-    max_length: int = 128 # Tokens after which a text is cut; IU X-Ray's reports rarely reach 100
+    max_length: int = 256 # Tokens after which a text is cut; training says how many are
 
 # %% ../nbs/extras/settings.ipynb #00000009
 @dataclass

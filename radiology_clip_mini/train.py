@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['param_groups', 'lr_at', 'set_lr', 'half_precision', 'make_accelerator', 'batch_loss', 'split_batch', 'train_step',
            'validate', 'keep_if_best', 'shared_batches', 'epochs_left', 'place', 'end_epoch', 'fit', 'check_image_size',
-           'train']
+           'check_text_length', 'count_cut', 'train']
 
 # %% ../nbs/03_train.ipynb #00000004
 import math, re, signal, time
+from bisect import bisect_left
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, islice
@@ -250,6 +251,37 @@ def check_image_size(model:CLIPMini, image_size:int) -> None:
         raise ValueError(f"{model.config.image_encoder} cannot take images of {image_size} pixels "
                          f"({str(e).splitlines()[0]}). Give another --data.image_size") from e
 
+# %% ../nbs/03_train.ipynb #e29eca13
+@torch.no_grad()
+def check_text_length(model:CLIPMini) -> None:
+    "Raises ValueError where the text encoder cannot take texts of `max_length` tokens."
+    name, most = model.config.text_encoder, model.config.max_length
+    tokens = model.eval().tokenize(["effusion " * most])
+    def too_long(n:int) -> str: # What is wrong; empty where nothing is
+        try: model.encode_text({key: x[:, :n] for key, x in tokens.items()})
+        except (RuntimeError, IndexError, ValueError, AssertionError) as e: return f"{e} ".splitlines()[0]
+        return ""
+    reason = too_long(most)
+    if not reason: return
+    longest = bisect_left(range(1, most), True, key=lambda n: bool(too_long(n)))
+    advice = f"it takes at most {longest} tokens: give --model.max_length {longest}" if longest > 2 else reason
+    raise ValueError(f"model.max_length is {most}, and {name} cannot take a text of that length; {advice}")
+
+# %% ../nbs/03_train.ipynb #5083f9c5
+def count_cut(model:CLIPMini, data:StudyData) -> dict: # For run.json
+    "How many texts of each split are longer than `max_length` tokens, and how many tokens the longest has."
+    tokens = {s: model.token_counts(data.texts(data.rows(s))) for s in SPLITS}
+    most = model.config.max_length
+    longest = max(n for counts in tokens.values() for n in counts)
+    return dict(max_length=most, longest_text=longest, cut_texts={s: sum(n > most for n in tokens[s]) for s in SPLITS})
+
+# %% ../nbs/03_train.ipynb #77448f19
+def _cut_line(cut:dict) -> str: # What `count_cut` found
+    "What is printed about texts that are cut."
+    counts = ", ".join(f"{s}: {n:,}" for s, n in cut["cut_texts"].items())
+    return (f"texts cut at {cut['max_length']:,} tokens: {counts}. The longest needs {cut['longest_text']:,}; "
+            "to keep the ends, raise --model.max_length")
+
 # %% ../nbs/03_train.ipynb #00000054
 def _load_data(config:Config, resume:Path|None, accelerator:Accelerator) -> StudyData:
     "The data, with the split of the run that is resumed. Raises ValueError where too little is left for training."
@@ -261,9 +293,10 @@ def _load_data(config:Config, resume:Path|None, accelerator:Accelerator) -> Stud
     return data
 
 # %% ../nbs/03_train.ipynb #00000055
-def _run_folder(config:Config, data:StudyData, resume:Path|None, accelerator:Accelerator) -> Path:
+def _run_folder(config:Config, data:StudyData, cut:dict, # What `count_cut` found
+                resume:Path|None, accelerator:Accelerator) -> Path:
     "The run's folder, which the main process makes, with the trackers in it."
-    info = describe_run(config, data, accelerator.device)
+    info = describe_run(config, data, cut, accelerator.device)
     if resume: folder = resume_folder(resume, info)
     else: folder = start_folder(config, data, info) if accelerator.is_main_process else None
     folder = broadcast_object_list([folder])[0]
@@ -285,8 +318,11 @@ def train(config:Config, # All settings
     data = _load_data(config, resume, accelerator)
     model = CLIPMini(config.model, data.texts(data.rows("train")))
     check_image_size(model, config.data.image_size)
+    check_text_length(model)
+    cut = count_cut(model, data)
+    if any(cut["cut_texts"].values()): accelerator.print(_cut_line(cut))
     place(model, config.train, accelerator.device)
-    folder = _run_folder(config, data, resume, accelerator)
+    folder = _run_folder(config, data, cut, resume, accelerator)
     prepare_s = round(time.time() - started, 1)
     progress = fit(config, data, model, folder, accelerator, live)
     if accelerator.is_main_process: finish_run(folder, model, progress, prepare_s)
