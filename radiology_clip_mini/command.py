@@ -24,7 +24,7 @@ def _unreadable_name(error:Exception|None) -> str|None: # None where this is not
     if not error: return None
     before, after = error.object[:error.start], error.object[error.start:]
     near = before.splitlines()[-1:] + after.splitlines()[:1]
-    return f"the name of a file or folder is not UTF-8: {''.join(near)[-200:]!a}. Rename it"
+    return f"the name of a file or folder is not UTF-8: {''.join(near)[-200:]!r}. Rename it"
 
 # %% ../nbs/extras/command.ipynb #00000009
 def clear_errors(command, name:str): # A function without arguments, and what the user called

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 import yaml
 
-from .cache import cache_root, writable_cache
+from .cache import writable_cache
 from .command import PACKAGE, home_path, write_atomic
 from .data import StudyData, data_marks, leak_report, prepare_data
 from .models import CLIPMini
@@ -28,9 +28,10 @@ from .splits import SPLITS
 
 # %% ../nbs/extras/runs.ipynb #0000002a
 def check_writable(results_dir:str, resume:Path|None=None) -> None: # The folder of the run that is resumed
-    "Makes the folder if needed. Raises OSError, saying what to do, where nothing can be written."
+    "Makes the folder if needed. Raises OSError, saying what to do, where nothing can be written, and ValueError."
     folder, advice = results_dir, "Give another folder: --paths.results_dir"
     if resume: folder, advice = resume, "Copy the run to a folder that can be written, and resume the copy: --resume COPY"
+    str(folder).encode() # tokenizers, for one, cannot write below a name that is not UTF-8
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -198,13 +199,13 @@ ELSEWHERE = ". Give another folder, --out FOLDER, or copy the run to one that ca
 
 # %% ../nbs/extras/runs.ipynb #b257c374
 def _places_now(config:DataConfig, source:str|None, images:str|None, cache_dir:str|None) -> DataConfig:
-    "The settings with the places that are given; with the user's cache where that of the run cannot be written."
+    "The settings with the places that are given, or the user's cache where the run's cannot be written, or OSError."
     given = dict(source=source, images=images, cache_dir=cache_dir)
     now = replace(config, **{name: place for name, place in given.items() if place})
-    if cache_dir or not config.cache_dir: return now
-    try: writable_cache(config.cache_dir)
+    try: writable_cache(now.cache_dir)
     except OSError as e:
-        warnings.warn(f"{cache_root(None)} is used now, as the cache of this run cannot be: {e.__cause__}")
+        if cache_dir or not now.cache_dir: raise
+        warnings.warn(f"{writable_cache(None)} is used now, as the cache of this run cannot be: {e.__cause__}")
         return replace(now, cache_dir=None)
     return now
 
