@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'BLANK', 'read_grey', 'ImageCache', 'cache_key', 'small_pictures', 'odd_pictures', 'cache_root',
-           'build_cache']
+           'writable_cache', 'build_cache']
 
 # %% ../nbs/extras/cache.ipynb #00000004
-import io, json, os, re, shutil
+import io, json, os, re, shutil, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -366,6 +366,18 @@ def cache_root(cache_dir:str|None) -> Path:
     "The folder of all image caches; any of them may be deleted at any time."
     return Path(os.path.expanduser(cache_dir or os.environ.get("XDG_CACHE_HOME") or "~/.cache"))/"radiology_clip_mini"
 
+# %% ../nbs/extras/cache.ipynb #f17578f9
+def writable_cache(cache_dir:str|None) -> Path:
+    "`cache_root`, made and tried. Raises OSError, saying what to do, where nothing can be written or locked."
+    root = cache_root(cache_dir)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root) as part, FileLock(f"{part}/lock"): return root
+    except (OSError, NotImplementedError) as e: # the second of a FileLock without locks
+        reason = getattr(e, "strerror", None) or e
+        raise OSError(f"images cannot be kept in {root} ({reason}). Give another folder: --data.cache_dir DIR to "
+                      "rclip_train, --cache_dir DIR to the other commands") from e
+
 # %% ../nbs/extras/cache.ipynb #0000002c
 def build_cache(studies:Dataset, # n rows of `STUDY_FEATURES`
                 image_size:int, # Side of the square, in pixels
@@ -373,8 +385,8 @@ def build_cache(studies:Dataset, # n rows of `STUDY_FEATURES`
                 workers:int=0) -> ImageCache: # Made by `workers` threads; 0: one a core
     "The decoded images of `studies`, from the disk if they are there. Raises OSError where they do not fit on it."
     raw = studies.cast_column("frontal", Image(decode=False)).cast_column("lateral", Image(decode=False))
-    folder = cache_root(cache_dir)/cache_key(raw, image_size)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable_cache(cache_dir)/cache_key(raw, image_size)
+    folder.mkdir(exist_ok=True)
     with FileLock(folder/"lock"):
         if not (folder/"pixels.npy").exists():
             _check_space(folder, len(raw)*2*image_size**2)

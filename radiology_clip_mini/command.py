@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'clear_errors', 'loading', 'run_command', 'watched', 'progress', 'readable_time', 'home_path',
-           'write_atomic']
+           'write_atomic', 'whole_files']
 
 # %% ../nbs/extras/command.ipynb #00000004
-import atexit, gc, inspect, os, sys
-from contextlib import contextmanager
+import atexit, gc, inspect, os, sys, tempfile
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_origin
@@ -17,11 +17,20 @@ from fastcore.docments import docments
 from jsonargparse import ArgumentError, ArgumentParser
 from tqdm.auto import tqdm
 
+# %% ../nbs/extras/command.ipynb #149ca4b2
+def _unreadable_name(error:Exception|None) -> str|None: # None where this is not what went wrong
+    "What to say where a name of bytes that are not UTF-8 is behind an error."
+    while error and getattr(error, "reason", None) != "surrogates not allowed": error = error.__cause__ or error.__context__
+    if not error: return None
+    before, after = error.object[:error.start], error.object[error.start:]
+    near = before.splitlines()[-1:] + after.splitlines()[:1]
+    return f"the name of a file or folder is not UTF-8: {''.join(near)[-200:]!r}. Rename it"
+
 # %% ../nbs/extras/command.ipynb #00000009
 def clear_errors(command, name:str): # A function without arguments, and what the user called
     "Runs `command`; an expected error ends the program with one message and status 1, Ctrl-C with status 130."
     try: return command()
-    except (ValueError, OSError) as e: print(f"{name}: error: {e}", file=sys.stderr)
+    except (ValueError, OSError) as e: print(f"{name}: error: {_unreadable_name(e) or e}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         sys.exit(130)
@@ -93,6 +102,28 @@ def write_atomic(path:str|Path, text:str) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError:
+        with suppress(OSError): part.unlink()
+        raise
     return path
+
+# %% ../nbs/extras/command.ipynb #812c2629
+@contextmanager
+def whole_files(folder:str|Path, # Made if needed
+                advice:str=""): # The end of the message
+    "An empty folder; what is written there comes to `folder` at the end, after an error nothing. Raises OSError."
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as part:
+            yield Path(part)
+            for file in sorted(p for p in Path(part).rglob("*") if p.is_file()):
+                place = folder/file.relative_to(part)
+                place.parent.mkdir(exist_ok=True)
+                os.replace(file, place)
+    except OSError as e:
+        with suppress(OSError): folder.rmdir() # if it is empty
+        raise OSError(f"nothing could be written to {folder} ({e.strerror or e}){advice}") from e

@@ -39,37 +39,45 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
 def rclip_eval(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
                results_dir:str="results", # Where runs are kept
                source:str|None=None, # Where the data lies now, if elsewhere than in training
+               images:str|None=None, # Where its pictures lie now, if apart and elsewhere than in training
+               cache_dir:str|None=None, # Where decoded images are kept now, if elsewhere than in training
                split:str="test", # Which split to evaluate: train, val or test
                unique_texts:bool=False, # Each text once in the gallery, as CXR-CLIP evaluates
-               compare:list[str]=()): # Other models on the same studies: run folders, or what `load_model` takes
-    "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
+               compare:list[str]=(), # Other models on the same studies: run folders, or what `load_model` takes
+               out:str|None=None): # A folder for the files, in place of the run's; figures are printed in any case
+    """Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance.
+    The figures are printed before the files are written; where these cannot be written, the exit status is 1."""
     began = time.monotonic()
     with loading():
-        from radiology_clip_mini.evaluate import evaluate_run, file_ending
+        from radiology_clip_mini.evaluate import file_ending, measure_run, write_evaluation
         from radiology_clip_mini.report import comparison_table, format_metrics
         from radiology_clip_mini.runs import load_run
-    run = load_run(ckpt, results_dir, source)
-    result = evaluate_run(run, split, unique_texts, tuple(compare))
-    print(format_metrics(result))
+    run = load_run(ckpt, results_dir, source, images, cache_dir)
+    result, ranks = measure_run(run, split, unique_texts, tuple(compare))
+    print(format_metrics(result), flush=True)
     if compare:
         print("\ncompared on the same studies; a difference above 0 is the other model's advantage (for MedR, below 0)")
-        print(comparison_table(result))
-    end = file_ending(result)
-    print(f"written to {run.folder}: metrics{end}.json and .md, ranks{end}.csv, viz/evaluation{end}.png "
+        print(comparison_table(result), flush=True)
+    folder, end = write_evaluation(run, result, ranks, out), file_ending(result)
+    print(f"written to {folder}: metrics{end}.json and .md, ranks{end}.csv, viz/evaluation{end}.png "
           f"in {readable_time(time.monotonic() - began)}. Next: rclip_viz")
 
 # %% ../nbs/extras/commands.ipynb #d22554ae
 def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
               source:str|None=None, # Where the data lies now, if elsewhere than in training
+              images:str|None=None, # Where its pictures lie now, if apart and elsewhere than in training
+              cache_dir:str|None=None, # Where decoded images are kept now, if elsewhere than in training
               study:str|None=None, # Which test study to show; if not given, the first with three findings
-              method:list[str]=["integrated", "grad_cam"]): # Kinds of heat maps, a row each; also hires_cam
+              method:list[str]=["integrated", "grad_cam"], # Kinds of heat maps, a row each; also hires_cam
+              out:str|None=None): # A folder for the pictures, in place of the run's
     "Draw a retrieval grid for a trained model, and heat maps for the findings of one study."
     began = time.monotonic()
     with loading():
         from radiology_clip_mini.gradcam import visualise_run
         from radiology_clip_mini.runs import load_run
-    for path in visualise_run(load_run(ckpt, results_dir, source), study, tuple(method)): print(f"written: {path}")
+    run = load_run(ckpt, results_dir, source, images, cache_dir)
+    for path in visualise_run(run, study, tuple(method), out): print(f"written: {path}")
     print(f"Drawn in {readable_time(time.monotonic() - began)}. Next: open the pictures, or explore the model with "
           "rclip_app (pip install '.[app]')")
 
@@ -77,12 +85,15 @@ def rclip_viz(ckpt:str|None=None, # A run's best or last folder; the latest run'
 def rclip_app(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
               results_dir:str="results", # Where runs are kept
               source:str|None=None, # Where the data lies now, if elsewhere than in training
+              images:str|None=None, # Where its pictures lie now, if apart and elsewhere than in training
+              cache_dir:str|None=None, # Where decoded images are kept now, if elsewhere than in training
               split:str="test", # Which studies to show: train, val, test or all
               port:int=8866, # Where the page is served, on 127.0.0.1; the next free one if taken
               no_browser:bool=False): # Do not open a browser
     "Explore a trained model in the browser, on this computer only."
     with loading(): from radiology_clip_mini.explorer import serve_page
-    serve_page(dict(ckpt=ckpt, results_dir=results_dir, source=source, split=split), port, no_browser)
+    place = dict(ckpt=ckpt, results_dir=results_dir, source=source, images=images, cache_dir=cache_dir)
+    serve_page(place | dict(split=split), port, no_browser)
 
 # %% ../nbs/extras/commands.ipynb #6fba7f75
 def train_command(): clear_errors(rclip_train, "rclip_train")

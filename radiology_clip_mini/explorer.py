@@ -199,19 +199,20 @@ def _hear(self:Explorer, page, said:dict, buffers:list) -> None:
     page.send(dict(done=True))
 
 # %% ../nbs/extras/explorer.ipynb #00000041
-def _gallery(ckpt:str|None, results_dir:str, source:str|None, split:str) -> Gallery:
+def _gallery(split:str, **place) -> Gallery: # `place` as `load_run` takes it
     "The gallery of a run. Raises ValueError for a split that is none."
     if split not in (*SPLITS, "all"): raise ValueError(f"there is no split {split!r}; expected train, val, test or all")
-    run = load_run(ckpt, results_dir, source)
+    run = load_run(**place)
     return make_gallery(run.model, run.data, None if split == "all" else split)
 
 # %% ../nbs/extras/explorer.ipynb #00000042
 def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
             results_dir:str="results", # Where runs are kept
             source:str|None=None, # Where the data lies now, if elsewhere than in training
-            split:str="test") -> Explorer: # Over train, val, test or all; a model knows the reports of train by heart
+            split:str="test", # Over train, val, test or all; a model knows the reports of train by heart
+            **place) -> Explorer: # `images` and `cache_dir`, as `load_run` takes them
     "An explorer over the studies of a run."
-    return Explorer(_gallery(ckpt, results_dir, source, split))
+    return Explorer(_gallery(split, ckpt=ckpt, results_dir=results_dir, source=source, **place))
 
 # %% ../nbs/extras/explorer.ipynb #0000004c
 _ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -219,6 +220,16 @@ _ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
 _WARM = ["--preheat_kernel=True", "--pool_size=1", "--MappingKernelManager.cull_idle_timeout=600"]
 _SERVED = dict(config_file_paths=[], tornado_settings=dict(
     allow_remote_access=False, websocket_max_message_size=2**28, headers={"Content-Security-Policy": _ONLY_HERE}))
+
+# %% ../nbs/extras/explorer.ipynb #418b8c9d
+def _jupyter_home(folder:str) -> dict[str, str]:
+    "What to add to the environment: nothing, or `folder` where Jupyter's own folders cannot be written."
+    from jupyter_core.paths import jupyter_runtime_dir # comes with Voilà
+    try:
+        os.makedirs(jupyter_runtime_dir(), exist_ok=True)
+        tempfile.TemporaryFile(dir=jupyter_runtime_dir()).close()
+    except OSError: return dict.fromkeys(("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"), folder)
+    return {}
 
 # %% ../nbs/extras/explorer.ipynb #00000050
 def serve_page(asked:dict, port:int, no_browser:bool) -> None: # What `explore` takes; the rest as in `rclip_app`
@@ -228,7 +239,8 @@ def serve_page(asked:dict, port:int, no_browser:bool) -> None: # What `explore` 
         raise ValueError("the page needs Voilà: pip install 'radiology-clip-mini[app]'; explore() does without") from e
     print(f"{len(_gallery(**asked)):,} studies. Ctrl-C ends the page", flush=True)
     os.environ["RCLIP_APP"] = json.dumps(dict(folder=os.getcwd(), **asked))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as own:
+        os.environ.update(_jupyter_home(own))
         page = shutil.copy(PACKAGE/"explorer_page.ipynb", folder)
         here = ["--Voila.ip=127.0.0.1", f"--Voila.port={port}", f"--Voila.open_browser={not no_browser}"]
         Voila.launch_instance([page, *here, *_WARM], **_SERVED)

@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from .cache import VIEWS
+from .command import home_path, whole_files
 from .data import StudyData, sentences
 from .models import CLIPMini
 from .report import HEAT, Picture, figure_png
-from .runs import Run
+from .runs import ELSEWHERE, Run
 from .search import Gallery, Query, answer, make_gallery, mean_pictures, rank_of, study_query
 
 # %% ../nbs/05_gradcam.ipynb #00000011
@@ -331,20 +332,22 @@ def finding_boxes(gallery:Gallery, i:int, texts:list[str]) -> list[list[tuple]]:
 
 # %% ../nbs/05_gradcam.ipynb #00000061
 def visualise_run(run:Run, study:str|None=None, # Which test study; if None, one with three findings
-                  methods:tuple=("integrated", "grad_cam")) -> list[Path]: # Of both; a row of maps for each method
-    "Writes viz/retrieval_grid.png and, if there are maps, viz/gradcam_example.png into the run; returns their paths."
+                  methods:tuple=("integrated", "grad_cam"), # A row of maps for each
+                  out:str|Path|None=None) -> list[Path]: # Of both; `out` is a folder, None the run's own
+    "Writes viz/retrieval_grid.png and, if there are maps, viz/gradcam_example.png; their paths. Raises OSError."
     gallery = make_gallery(run.model, run.data)
     i = _pick_study(gallery, study)
     texts, view = study_phrases(gallery.study(i)), gallery.seen(i)[0]
     boxes = finding_boxes(gallery, i, texts)
     reference = mean_pictures(run.data, run.data.rows("train"))[view]
-    figures = dict(retrieval_grid=retrieval_grid(gallery, i))
-    try: figures["gradcam_example"] = gradcam_figure(run.model, gallery.pixels(i), texts, boxes, view, methods, reference)
+    figures = {"retrieval_grid.png": retrieval_grid(gallery, i)}
+    drawn = (gallery.pixels(i), texts, boxes, view, methods, reference)
+    try: figures["gradcam_example.png"] = gradcam_figure(run.model, *drawn)
     except NoMap as e: warnings.warn(f"{e}; there is a retrieval grid, but no heat map")
-    folder = run.folder/"viz"
-    folder.mkdir(exist_ok=True)
-    for name, figure in figures.items(): (folder/f"{name}.png").write_bytes(figure_png(figure))
-    return [folder/f"{name}.png" for name in figures]
+    folder = Path(home_path(out) or run.folder)/"viz"
+    with whole_files(folder, ELSEWHERE) as part:
+        for name, figure in figures.items(): (part/name).write_bytes(figure_png(figure))
+    return [folder/name for name in figures]
 
 # %% ../nbs/05_gradcam.ipynb #00000063
 if __name__ == "__main__" and globals().get("__spec__"):

@@ -7,7 +7,7 @@ __all__ = ['SCRATCH', 'image_encoder', 'GridPool', 'pool_in_grid', 'masked_mean'
            'CLIPMini', 'embed', 'untrained']
 
 # %% ../nbs/01_models.ipynb #00000004
-import copy, difflib, json, math, os, tempfile
+import copy, difflib, json, math
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,7 +27,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoTokenizer, D
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from .cache import VIEWS
-from .command import progress
+from .command import progress, whole_files
 from .data import StudyData, TokenTable, in_order, normalise
 from .packing import can_pack, packed_means
 from .settings import ModelConfig
@@ -391,17 +391,15 @@ def untrained(model:CLIPMini, seed:int=0) -> CLIPMini:
 
 # %% ../nbs/01_models.ipynb #0000005d
 @patch
-def save_pretrained(self:CLIPMini, folder:str|Path) -> Path:
-    "Writes model.safetensors, config.json and the tokenizer into `folder`, which is made if needed; returns it."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def save_pretrained(self:CLIPMini, folder:str|Path, weights:bool=True) -> Path: # `folder`; weights may be left out
+    "Writes model.safetensors, config.json and the tokenizer into `folder`, all or none. Raises OSError."
     config = dict(model=asdict(self.config), text=self.text_encoder.config.to_dict())
-    with tempfile.TemporaryDirectory(dir=folder) as part:
+    with whole_files(folder) as part, _explained(OSError, "writing stopped"): # whatever libraries raise
         self.tokenizer.save_pretrained(part)
-        (Path(part)/"config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, Path(part)/"model.safetensors")
-        for file in Path(part).iterdir(): os.replace(file, folder/file.name)
-    return folder
+        (part/"config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
+        if weights: save_file(tensors, part/"model.safetensors")
+    return Path(folder)
 
 # %% ../nbs/01_models.ipynb #0000005e
 def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
@@ -437,13 +435,15 @@ def _model_folder(name:str|Path) -> Path:
 
 # %% ../nbs/01_models.ipynb #00000061
 @patch(cls_method=True)
-def from_pretrained(cls:CLIPMini, name:str|Path) -> CLIPMini: # Of a folder that `save_pretrained` wrote, or a hub id
+def from_pretrained(cls:CLIPMini, name:str|Path, # Of a folder that `save_pretrained` wrote, or a hub id
+                    weights:bool=True) -> CLIPMini: # False for random weights, in the architecture of a folder
     "A saved model in evaluation mode, on the CPU. Raises FileNotFoundError or ValueError where there is none."
-    folder = _model_folder(name)
+    folder = _model_folder(name) if weights else Path(name)
     config, _ = _read_config(folder)
     kinds = (TypeError, ArithmeticError, AttributeError, RuntimeError, SafetensorError)
     with _explained(ValueError, f"{folder/'config.json'} holds a setting that is none", (ValueError, *kinds)):
         model = cls(config, folder=folder)
+    if not weights: return model.eval()
     with _explained(ValueError, f"{folder/'model.safetensors'} does not fit its config.json", kinds):
         tensors = load_file(folder/"model.safetensors")
         model.load_state_dict(tensors)

@@ -8,7 +8,7 @@ __all__ = ['param_groups', 'lr_at', 'set_lr', 'half_precision', 'make_accelerato
            'check_text_length', 'count_cut', 'train']
 
 # %% ../nbs/03_train.ipynb #00000004
-import math, re, signal, time
+import math, re, shutil, signal, time
 from bisect import bisect_left
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +25,7 @@ import torch
 from .checkpoints import Control, History, Progress, average_gradients, finish_run, gather_rows
 from .checkpoints import keep_memory, keep_on_device, last_good, load_checkpoint, own_rows, process
 from .checkpoints import save_checkpoint, seed_step
+from .cache import writable_cache
 from .command import write_atomic
 from .data import SentenceTable, StudyData, augment, batches
 from .data import epoch_batches, normalise, prepare_data, skip_summary
@@ -32,7 +33,7 @@ from .loss import clamp_logit_scale_, clip_loss, embed_in_chunks, refuse_batch_n
 from .loss import sentence_loss
 from .metrics import retrieval_metrics
 from .models import CLIPMini, embed
-from .runs import check_writable, describe_run, read_run, resume_folder, start_folder
+from .runs import CHECKPOINT, check_writable, describe_run, read_run, resume_folder, start_folder
 from .settings import Config, TrainConfig, check_config, flat_settings
 from .splits import SPLITS
 
@@ -213,7 +214,7 @@ def end_epoch(model:CLIPMini, data:StudyData, folder:Path, history:History, epoc
 
 # %% ../nbs/03_train.ipynb #0000004f
 def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:Accelerator, live=False) -> Progress:
-    "Trains a placed model from the folder's checkpoint on. Raises OSError or ValueError, naming the last good one."
+    "Trains a placed model from the folder's checkpoint on. Raises OSError, or FloatingPointError where a loss is none."
     t, rows, ids = config.train, data.rows("train"), data.studies["study_id"][:]
     groups = param_groups(model, t.weight_decay, t.head_factor, t.text_factor)
     optimizer = accelerator.prepare(torch.optim.AdamW(groups, lr=t.lr, fused=True))
@@ -222,8 +223,7 @@ def fit(config:Config, data:StudyData, model:CLIPMini, folder:Path, accelerator:
     singles = SentenceTable(data.texts(rows), model.token_table) if t.sentence_weight else None
     n_steps = sum(len(parts) for _, parts in epochs_left(len(rows), config, 0))
     data = keep_on_device(data, accelerator.device)
-    with (_naming_checkpoint(folder), Control(t) as control,
-          History(folder, progress, accelerator, ids, n_steps, live) as history):
+    with Control(t) as control, History(folder, progress, accelerator, ids, n_steps, live) as history:
         for epoch, parts in epochs_left(len(rows), config, progress.step):
             model.train_mode(t.freeze_norm)
             for batch in shared_batches(data, rows, tokens, parts, singles):
@@ -295,14 +295,25 @@ def _load_data(config:Config, resume:Path|None, accelerator:Accelerator) -> Stud
 # %% ../nbs/03_train.ipynb #00000055
 def _run_folder(config:Config, data:StudyData, cut:dict, # What `count_cut` found
                 resume:Path|None, accelerator:Accelerator) -> Path:
-    "The run's folder, which the main process makes, with the trackers in it."
+    "The run's folder, which the main process makes, with the trackers in it. Raises ValueError where one fails."
     info = describe_run(config, data, cut, accelerator.device)
     if resume: folder = resume_folder(resume, info)
     else: folder = start_folder(config, data, info) if accelerator.is_main_process else None
     folder = broadcast_object_list([folder])[0]
     accelerator.project_configuration.set_directories(str(folder))
-    accelerator.init_trackers("radiology_clip_mini", config=flat_settings(config))
+    plain = {name: x if isinstance(x, (int, float, str)) else str(x) for name, x in flat_settings(config).items()}
+    try: accelerator.init_trackers("radiology_clip_mini", config=plain)
+    except Exception as e: # each tracker raises its own
+        if not resume: shutil.rmtree(folder, ignore_errors=True)
+        raise ValueError(f"train.tracker {config.train.tracker} does not start: {e}") from e
     return folder
+
+# %% ../nbs/03_train.ipynb #6da2a5fe
+def _make_model(config:Config, data:StudyData, resume:Path|None) -> CLIPMini:
+    "A new model; that of a run with a checkpoint, which holds the weights, without those it began with."
+    kept = resume and (resume/CHECKPOINT).is_file() and (resume/"last/config.json").is_file()
+    if kept: return CLIPMini.from_pretrained(resume/"last", weights=False)
+    return CLIPMini(config.model, data.texts(data.rows("train")))
 
 # %% ../nbs/03_train.ipynb #00000056
 def train(config:Config, # All settings
@@ -311,12 +322,13 @@ def train(config:Config, # All settings
          ) -> Path: # The run's folder
     "Trains until the end or a stop. Raises ValueError or OSError for what it cannot use, before there is a run folder."
     check_config(config)
-    check_writable(resume or config.paths.results_dir)
+    check_writable(config.paths.results_dir, resume)
+    writable_cache(config.data.cache_dir)
     started = time.time()
     accelerator = make_accelerator(config.train.amp, config.train.tracker)
     set_seed(config.seed)
     data = _load_data(config, resume, accelerator)
-    model = CLIPMini(config.model, data.texts(data.rows("train")))
+    model = _make_model(config, data, resume)
     check_image_size(model, config.data.image_size)
     check_text_length(model)
     cut = count_cut(model, data)
@@ -324,8 +336,10 @@ def train(config:Config, # All settings
     place(model, config.train, accelerator.device)
     folder = _run_folder(config, data, cut, resume, accelerator)
     prepare_s = round(time.time() - started, 1)
-    progress = fit(config, data, model, folder, accelerator, live)
-    if accelerator.is_main_process: finish_run(folder, model, progress, prepare_s)
+    with _naming_checkpoint(folder):
+        if accelerator.is_main_process: model.save_pretrained(folder/"last", weights=False)
+        progress = fit(config, data, model, folder, accelerator, live)
+        if accelerator.is_main_process: finish_run(folder, model, progress, prepare_s)
     accelerator.end_training()
     if progress.signal: signal.raise_signal(progress.signal)
     return folder
