@@ -339,7 +339,8 @@ def visualise_run(run:Run, study:str|None=None, # Which test study; if None, one
     boxes = finding_boxes(gallery, i, texts)
     reference = mean_pictures(run.data, run.data.rows("train"))[view]
     figures = dict(retrieval_grid=retrieval_grid(gallery, i))
-    try: figures["gradcam_example"] = gradcam_figure(run.model, gallery.pixels(i), texts, boxes, view, methods, reference)
+    pixels = gallery.pixels(i)
+    try: figures["gradcam_example"] = gradcam_figure(run.model, pixels, texts, boxes, view, methods, reference)
     except NoMap as e: warnings.warn(f"{e}; there is a retrieval grid, but no heat map")
     folder = run.folder/"viz"
     folder.mkdir(exist_ok=True)
