@@ -152,14 +152,14 @@ def learn_tokenizer(texts:list[str], # Of training
     return PreTrainedTokenizerFast(tokenizer_object=tok, **_SPECIAL)
 
 # %% ../nbs/01_models.ipynb #0ff557c1
-_OWN_CODE = ("needs code of its own (auto_map in its config.json), and code that comes with a model is never run. Give an "
-             "encoder that transformers knows without it. Where the weights are those of a known type, as CXR-BERT's are "
-             "of type bert, give a copy whose config.json has that model_type and no auto_map")
+_OWN_CODE = ("needs code of its own (auto_map in its config.json), and code that comes with a model is never run. "
+             "Give an encoder that transformers knows without it. Where the weights are those of a known type, as "
+             "CXR-BERT's are of type bert, give a copy whose config.json has that model_type and no auto_map")
 
 def _other_kind(name:str, config:PreTrainedConfig) -> str:
     "What is said about a model that does not read texts, or not only."
-    return (f"{name} is a model of type {config.model_type!r}, not an encoder of texts alone. Give one, such as BERT or "
-            "RoBERTa; of a CLIP the text part, which CLIPTextModel.from_pretrained(…).save_pretrained(folder) writes")
+    return (f"{name} is a model of type {config.model_type!r}, not an encoder of texts alone. Give one, such as BERT "
+            "or RoBERTa; of a CLIP the text part: CLIPTextModel.from_pretrained(…).save_pretrained(folder)")
 
 # %% ../nbs/01_models.ipynb #d2087c3a
 def _clear_loading(name:str):
