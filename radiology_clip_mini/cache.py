@@ -24,10 +24,10 @@ _BINS = 256 # of a histogram; a gap is a quarter of them
 
 def _far_end(counts:np.ndarray, # (256,) pixels in each bin
              middle:int) -> int: # The first bin above `middle` that is cut off; 256 for none
-    "Where a quarter of the bins holds at most 0.5 % of the pixels, and at most 10 or as many as lie beyond it."
+    "Where a quarter of the bins holds at most 1 % of the pixels, and at most 10 or as many as lie beyond it."
     above = np.append(np.cumsum(counts[::-1])[::-1], 0) # pixels in a bin and those after it
     inside, beyond = above[:-_BINS//4] - above[_BINS//4:], above[_BINS//4:]
-    gaps = (inside <= above[0]/200) & (inside <= np.maximum(beyond, 10)) & (beyond > 0)
+    gaps = (inside <= above[0]/100) & (inside <= np.maximum(beyond, 10)) & (beyond > 0)
     return next((int(i) for i in np.flatnonzero(gaps) if i > middle), _BINS)
 
 # %% ../nbs/extras/cache.ipynb #1d5e39b8
@@ -42,7 +42,7 @@ def _bulk(values:np.ndarray) -> np.ndarray: # (n,), finite
     middle = int(np.searchsorted(np.cumsum(others), others.sum()/2))
     top, bottom = _far_end(counts, middle), _BINS - _far_end(counts[::-1], _BINS - 1 - middle)
     rest = values[(bottom <= bins) & (bins < top)]
-    return _bulk(rest) if rest.size >= others.sum()/2 and 0 < np.ptp(rest) < (high - low)/2 else values
+    return _bulk(rest) if rest.size >= others.sum()*2/3 and 0 < np.ptp(rest) < (high - low)/2 else values
 
 # %% ../nbs/extras/cache.ipynb #70576b75
 def _limits(values:np.ndarray, low:float|None=None, high:float|None=None, # Of any shape; the declared range
@@ -165,7 +165,7 @@ def _dicom_values(head) -> tuple[np.ndarray, str]: # (h, w), or of another shape
 def _reason(head, error:Exception) -> str:
     "Why the picture in a DICOM could not be read."
     from pydicom.pixels import get_decoder
-    kind = head.SOPClassUID.name if head.get("SOPClassUID") else "damaged DICOM"
+    kind = getattr(head.get("SOPClassUID"), "name", "damaged DICOM")
     if "PixelData" not in head: return f"{kind}: no picture in it"
     syntax = head.file_meta.TransferSyntaxUID
     try: decoder = get_decoder(syntax)
