@@ -300,7 +300,7 @@ def _run_folder(config:Config, data:StudyData, cut:dict, # What `count_cut` foun
     if resume: folder = resume_folder(resume, info)
     else: folder = start_folder(config, data, info) if accelerator.is_main_process else None
     folder = broadcast_object_list([folder])[0]
-    accelerator.project_configuration.set_directories(str(folder))
+    accelerator.project_configuration.logging_dir = str(folder)
     plain = {name: x if isinstance(x, (int, float, str)) else str(x) for name, x in flat_settings(config).items()}
     try: accelerator.init_trackers("radiology_clip_mini", config=plain)
     except Exception as e: # each tracker raises its own
