@@ -27,6 +27,8 @@ def rclip_train(argv:list[str]|None=None) -> Path|None:
     info = read_run(folder)
     best, timings = info.get("best"), info.get("timings")
     noticed = [f"{len(names):,} × {reason}" for reason, names in info["data"]["skipped"].items()]
+    n_cut = sum(info["data"].get("cut_texts", {}).values())
+    if n_cut: noticed.append(f"{n_cut:,} × a text that was cut at {info['data']['max_length']} tokens")
     if best and os.environ.get("RANK", "0") == "0":
         print(f"best model: {folder/'best'} (epoch {best['epoch']}, mean validation recall {best['recall']:.3f}); "
               f"reading {readable_time(timings['prepare_s'])}, training {readable_time(timings['train_s'])}. "
