@@ -28,7 +28,10 @@ def _far_end(counts:np.ndarray, # (256,) pixels in each bin
     above = np.append(np.cumsum(counts[::-1])[::-1], 0) # pixels in a bin and those after it
     inside, beyond = above[:-_BINS//4] - above[_BINS//4:], above[_BINS//4:]
     gaps = (inside <= above[0]/100) & (inside <= np.maximum(beyond, 10)) & (beyond > 0)
-    return next((int(i) for i in np.flatnonzero(gaps) if i > middle), _BINS)
+    starts = [int(i) for i in np.flatnonzero(gaps) if i > middle] or [_BINS]
+    first = starts[0]
+    while first + 1 in starts and counts[first + 1] < counts[first]: first += 1 # the end of what is left
+    return first
 
 # %% ../nbs/extras/cache.ipynb #1d5e39b8
 def _bulk(values:np.ndarray) -> np.ndarray: # (n,), finite
