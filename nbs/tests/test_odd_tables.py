@@ -493,3 +493,13 @@ def test_a_table_on_top_needs_no_walk(folder, monkeypatch):
     def walk(*_, **__): raise AssertionError("the whole tree was walked")
     monkeypatch.setattr(os, "walk", walk)
     assert greys(read(folder)[0]) == [10]
+
+
+def test_chexpert_plus_maps():
+    "Its list names JPEGs, its folder holds PNGs; a row is an image, and findings and impression are two columns."
+    cases = Path(__file__).parents[3]/"shared/cases/large_collections/chexpert_plus"
+    if not cases.exists(): pytest.skip("no copy of the cases here")
+    mapping = dict(image="path_to_image", view="frontal_lateral", patient_id="deid_patient_id", findings="section_findings", impression="section_impression")
+    studies, noticed = read_studies(DataConfig(source=str(cases), images=str(cases/"PNG"), columns=mapping))
+    table = studies.to_pandas()
+    assert (len(table), table["patient_id"].nunique(), table["frontal"].notna().sum(), table["lateral"].notna().sum(), noticed) == (36, 12, 18, 18, {})
