@@ -230,7 +230,8 @@ def _jupyter_home(folder:str) -> dict[str, str]:
         tempfile.TemporaryFile(dir=jupyter_runtime_dir()).close()
         return {}
     except OSError:
-        return {name: folder for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR")}
+        names = "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"
+        return dict.fromkeys(names, folder)
 
 # %% ../nbs/extras/explorer.ipynb #00000050
 def serve_page(asked:dict, port:int, no_browser:bool) -> None: # What `explore` takes; the rest as in `rclip_app`
