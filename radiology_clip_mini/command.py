@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 # %% ../nbs/extras/command.ipynb #149ca4b2
 def _unreadable_name(error:Exception|None) -> str|None: # None where this is not what went wrong
     "What to say where a name of bytes that are not UTF-8 is behind an error."
-    while error and getattr(error, "reason", None) != "surrogates not allowed": error = error.__cause__ or error.__context__
+    while error and getattr(error, "reason", None) != "surrogates not allowed":
+        error = error.__cause__ or error.__context__
     if not error: return None
     before, after = error.object[:error.start], error.object[error.start:]
     near = before.splitlines()[-1:] + after.splitlines()[:1]

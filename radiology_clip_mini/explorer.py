@@ -228,8 +228,10 @@ def _jupyter_home(folder:str) -> dict[str, str]:
     try:
         os.makedirs(jupyter_runtime_dir(), exist_ok=True)
         tempfile.TemporaryFile(dir=jupyter_runtime_dir()).close()
-    except OSError: return dict.fromkeys(("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"), folder)
-    return {}
+        return {}
+    except OSError:
+        names = "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"
+        return dict.fromkeys(names, folder)
 
 # %% ../nbs/extras/explorer.ipynb #00000050
 def serve_page(asked:dict, port:int, no_browser:bool) -> None: # What `explore` takes; the rest as in `rclip_app`

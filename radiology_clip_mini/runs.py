@@ -30,7 +30,7 @@ from .splits import SPLITS
 def check_writable(results_dir:str, resume:Path|None=None) -> None: # The folder of the run that is resumed
     "Makes the folder if needed. Raises OSError, saying what to do, where nothing can be written, and ValueError."
     folder, advice = results_dir, "Give another folder: --paths.results_dir"
-    if resume: folder, advice = resume, "Copy the run to a folder that can be written, and resume the copy: --resume COPY"
+    if resume: folder, advice = resume, "Copy the run to a folder that can be written; then --resume COPY"
     str(folder).encode() # tokenizers, for one, cannot write below a name that is not UTF-8
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def find_ckpt(ckpt:str|Path|None=None, # A model folder (best or last) or a run 
                                 "Train one with rclip_train --config demo, or give --ckpt FOLDER")
     if ckpt: folder = Path(home_path(ckpt))
     else:
-        named = latest.read_text(encoding="utf-8", errors="replace").strip().replace("\\", "/") # \\ as Windows writes it
+        named = latest.read_text(encoding="utf-8", errors="replace").strip().replace("\\", "/") # Windows writes \\
         folder = results_dir.joinpath(*Path(named).parts[-2:])
     if not ckpt and not folder.resolve().is_relative_to(results_dir.resolve()):
         raise FileNotFoundError(f"{latest} names {folder}, which is not in {results_dir}; give --ckpt FOLDER")
