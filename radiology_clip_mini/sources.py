@@ -281,7 +281,7 @@ def _is_file(path:Path) -> bool: # False also for a name that no file can have
 # %% ../nbs/extras/sources.ipynb #3fe6bef5
 @patch
 def find(self:NamedFiles, name:str) -> Path|None: # None where there is none
-    "The file of this name, or one whose name differs in its ending or its form only. Raises ValueError as `_inside`."
+    "The file of this name, or one whose name differs in its ending or its form only. Raises ValueError for one outside."
     inside = _inside(self.folder, name)
     for exact in (self.folder/name, self.folder/inside):
         if name and _is_file(exact): return exact
@@ -464,7 +464,7 @@ def _text_cell(value, source, row:int): # A cell of a text column
     return "" if value is None or value != value else str(value)
 
 def _mapped_rows(records:list[dict], columns:dict[str, str], source, find:Callable) -> list[dict]:
-    "The rows that `_join_rows` takes; `find(row number, column, cell)` gives (name, place) for each picture of a cell."
+    "Rows with their fields and images; `find(row number, column, cell)` gives (name, place) for each picture of a cell."
     rows = []
     for i, record in enumerate(records):
         cell = {field: record.get(column) for field, column in columns.items()}
