@@ -1,5 +1,5 @@
 "The built site in a browser: links, figures, errors, widths, light and dark, search. Run after nbdev_docs; skipped where there is no site or no browser."
-import shutil, threading
+import ast, html, json, re, shutil, threading
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -92,6 +92,23 @@ def test_no_link_is_broken():
             if not (DOCS/target).is_file(): broken.append(f"{page}: {link}")
             elif fragment and target in parts and unquote(fragment) not in parts[target].ids: broken.append(f"{page}: {link} (no such heading)")
     assert not broken, "\n".join(broken)
+
+
+# Code
+
+def exported(notebook):
+    "The functions and classes that a notebook exports, private ones too, with the lines they begin with."
+    cells = ["".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    return [f"{'class' if isinstance(part, ast.ClassDef) else 'def'} {part.name}" for cell in cells if re.match(r"#\| exports?\n", cell)
+            for part in ast.parse(cell).body if isinstance(part, (ast.ClassDef, ast.FunctionDef))]
+
+
+@pytest.mark.parametrize("notebook", sorted(p for p in NOTEBOOKS if any('"#| default_exp' in line for line in p.read_text(encoding="utf-8").splitlines())), ids=lambda p: p.stem)
+def test_every_page_shows_its_code(notebook):
+    "nbdev takes the source of an `export` cell from the page, and leaves that of an `exports` cell."
+    page = DOCS/file_of(notebook.relative_to(Path(__file__).parents[1]).with_suffix(".html").as_posix())
+    text = html.unescape(re.sub("<[^>]+>", "", page.read_text(encoding="utf-8")))
+    assert exported(notebook) and not [name for name in exported(notebook) if not re.search(rf"{re.escape(name)}\b", text)]
 
 
 # Pages
