@@ -87,6 +87,8 @@ def _check_ids(ids, name:str, source) -> None:
     "Raises ValueError, naming the rows, where an id is empty."
     empty = [str(i) for i, value in enumerate(ids, 1) if not value]
     if empty: raise ValueError(f"{source} has no {name} in {len(empty)} of {len(ids)} rows: {', '.join(empty[:5])}")
+    unsure = [value for value in ids if value.casefold() in _PERHAPS]
+    if unsure[1:]: warnings.warn(f"{source} has the {name} {unsure[0]!r} in {len(unsure)} rows: leave the cell empty where there is none")
     rounded = [f"{value} in row {i}" for i, value in enumerate(ids, 1) if re.fullmatch(r"\d([.,]\d+)?[eE]\+\d+", value)]
     if rounded:
         raise ValueError(f"{source} has {name}s that a spreadsheet has rounded ({', '.join(rounded[:3])}): "
@@ -543,15 +545,21 @@ def _count_images(table:Dataset, column:str) -> np.ndarray: # (n,)
     return np.concatenate([np.zeros(0, int), *(count(part[column]) for part in parts)])
 
 # %% ../nbs/extras/sources.ipynb #41fb8364
-def _table_cell(cell, files:NamedFiles|None): # `files` beside the table; None for one of the hub
+def _table_cell(cell, places:list[NamedFiles]): # `places` where names are looked up; none for a table of the hub
     "A picture of a table, as `image_cell` takes it: text that names a file becomes its path."
     if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"): cell = str(cell["path"])
-    if not isinstance(cell, str) or files is None: return cell
+    if not isinstance(cell, str) or not places: return cell
     if _is_file(Path(cell)) and Path(cell).is_absolute(): return Path(cell)
-    try: return files.find(cell) or cell
+    try: return next(filter(None, (files.find(cell) for files in places)), cell)
     except ValueError: return cell
 
 # %% ../nbs/extras/sources.ipynb #9a37b37c
+def _folders_of(source:Path) -> list[str]: # None for a table of the hub
+    "Where the pictures that a table names may lie: beside its files, and below the source."
+    if not source.is_dir(): return [str(source.parent)] if source.exists() else []
+    files = [str(p.parent) for p in files_below(source) if p.suffix == ".parquet"]
+    return list(dict.fromkeys([os.path.commonpath(files or [source]), str(source)]))
+
 def _undecoded(table:Dataset) -> Dataset:
     "The same table, its pictures as bytes and paths."
     for name, feature in table.features.items():
@@ -560,11 +568,11 @@ def _undecoded(table:Dataset) -> Dataset:
             table = table.cast_column(name, List(Image(decode=False)))
     return table
 
-def _with_pictures(table:Dataset, studies:list[dict], files:NamedFiles|None, kept:Path) -> Dataset:
+def _with_pictures(table:Dataset, studies:list[dict], places:list[NamedFiles], kept:Path) -> Dataset:
     "Studies whose views are (row, column, number in the cell) of a table, with these pictures, in the file `kept`."
     def picture(row, column, k):
         cell = table[row][column]
-        return image_cell(_table_cell(cell[k] if isinstance(cell, list) else cell, files))
+        return image_cell(_table_cell(cell[k] if isinstance(cell, list) else cell, places))
     def fetch(numbered):
         study = studies[numbered["number"]]
         views = {view: picture(*study[view]) if view in study else None for view in ("frontal", "lateral")}
@@ -587,16 +595,15 @@ def read_table(source:str=HUB_ID, # A hub id, a .parquet file, a folder of them,
     table = _undecoded(_load_table(source, split_spec, cache_dir))
     _check_columns(source, table.column_names, columns.values() if columns else HUB_COLUMNS)
     pictures = {mapping[field] for field in set(_IMAGES) & set(mapping)}
-    folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    files = NamedFiles(folder) if Path(source).exists() else None
-    kept = cache_root(cache_dir)/f"tables/{Hasher.hash([table._fingerprint, columns, text, str(folder)])}.arrow"
+    folders = _folders_of(Path(source))
+    kept = cache_root(cache_dir)/f"tables/{Hasher.hash([table._fingerprint, columns, text, folders])}.arrow"
     try:
         records = _light_rows(table, sorted(set(mapping.values()) - pictures))
         if not columns: records = [r | dict(MeSH=mesh_labels(r["MeSH"])) for r in records]
         counts = {name: _count_images(table, name) for name in pictures}
         def find(i, name, _): return [(f"{name} {k + 1} of row {i + 1}", (i, name, k)) for k in range(counts[name][i])]
         studies = _join_rows(_mapped_rows(records, mapping, source, find), text, skipped, source)
-        return _with_pictures(table, studies, files, kept)
+        return _with_pictures(table, studies, list(map(NamedFiles, folders)), kept)
     except (TypeError, AttributeError, ArrowException) as e:
         raise ValueError(f"{source} has a cell that is no text, no label or no image ({type(e).__name__}: {e})") from e
 

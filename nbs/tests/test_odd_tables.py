@@ -79,6 +79,12 @@ def test_patients_who_are_nan(folder):
     with pytest.raises(ValueError, match="has no patient_id in 2 of 2 rows"): read(folder)
 
 
+def test_many_patients_called_none_are_said(folder):
+    (folder/"metadata.csv").write_text("file_name,study_id,patient_id,view,text\na.png,1,None,PA,Clear.\nb.png,2,None,PA,Large.\n")
+    studies, _, warned = read(folder)
+    assert studies["patient_id"][:] == ["None", "None"] and "has the patient_id 'None' in 2 rows" in warned
+
+
 # F5: views
 
 SIDES = {"LATERAL ERECT": "lateral", "Lateral upright": "lateral", "lat supine": "lateral", "Lateral (portable)": "lateral", "LLAT": "lateral", "RLAT": "lateral", "LA": "lateral", "seitlich": "lateral", "profil": "lateral",
@@ -342,6 +348,18 @@ def test_pictures_of_a_table(folder, kind, monkeypatch):
     monkeypatch.chdir(folder.parent) # a name is looked up beside the file, wherever we are
     pd.DataFrame(dict(words=["Clear."], x=[cells_of(folder, kind)])).to_parquet(folder/"t.parquet")
     assert greys(read(folder/"t.parquet", columns=dict(text="words", frontal="x"))[0]) == [10]
+
+
+@pytest.mark.parametrize("place", ["sub/t.parquet", "t.parquet", "data/train-0.parquet"])
+@pytest.mark.parametrize("named", ["beside", "below the source"])
+def test_names_beside_the_file_or_below_the_source(tmp_path, place, named):
+    path = tmp_path/place
+    path.parent.mkdir(exist_ok=True)
+    pictures = (path.parent if named == "beside" else tmp_path)/"pictures"
+    pictures.mkdir()
+    Image.new("L", (16, 16), 33).save(pictures/"x.png")
+    pd.DataFrame(dict(words=["Clear."], x=["pictures/x.png"])).to_parquet(path)
+    assert greys(read(tmp_path, columns=dict(text="words", frontal="x"))[0]) == [33]
 
 
 @pytest.mark.parametrize("views", [["PA", "LATERAL"], None])
