@@ -66,13 +66,18 @@ def _has(studies:Dataset, view:str) -> np.ndarray: # (n,) bool
     return np.concatenate([pc.is_valid(part[view]).to_numpy(zero_copy_only=False) for part in parts])
 
 # %% ../nbs/00_data.ipynb #2b133bb3
-_ODD_TEXT = re.compile("[ÃÂ][\x80-\xbf]|Ã[ŸœžŠŒŽ„–—“”‘’‡†‰]|â€|\ufffd|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|&(#\\d+|#x[0-9a-f]+|[a-z]{2,8});", re.I)
+_MOJIBAKE = "[ÃÂ][\x80-\xbf]|Ã[ŸœžŠŒŽ„–—“”‘’‡†‰]|â€|\ufffd"
+_CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+_HTML = "&(#[0-9]+|#x[0-9a-f]+|[a-z]{2,8});"
+_ODD_TEXT = re.compile(f"{_MOJIBAKE}|{_CONTROL}|{_HTML}", re.I)
 
 def _list_odd_texts(studies:Dataset, skipped:dict) -> None:
     "Adds studies to `skipped` whose text holds signs of a wrong encoding, HTML or control characters."
     for study, text in zip(studies["study_id"], studies["text"]):
         odd = _ODD_TEXT.search(text)
-        if odd: skipped[f"{study} text"] = f"its text holds {odd[0]!r}, as after a wrong encoding or conversion; it is used as it is"
+        if not odd: continue
+        note = f"its text holds {odd[0]!r}, as after a wrong encoding or conversion; it is used as it is"
+        skipped[f"{study} text"] = note
 
 # %% ../nbs/00_data.ipynb #00000015
 def _drop_unusable(studies:Dataset, skipped:dict) -> Dataset:
@@ -174,7 +179,8 @@ def check_splits(splits:dict, # {"train": ids, "val": ids, "test": ids}
         raise ValueError(f"{name} was made for other data: of {len(patients)} patients here, it lacks {len(unknown)} "
                          f"({_some(unknown)}). Give another --data.split_file, or remove this one to split anew")
     if not absent: return splits
-    warnings.warn(f"{name} names {len(absent)} patients without a usable study here ({_some(absent)}); they are left out")
+    warnings.warn(f"{name} names {len(absent)} patients without a usable study here ({_some(absent)}); "
+                  "they are left out")
     here = {part: [p for p in ids if p in patients] for part, ids in splits.items()}
     empty = [part for part, ids in here.items() if not ids]
     if empty: raise ValueError(f"{name} was made for other data: none of its patients in {', '.join(empty)} is here")
@@ -218,7 +224,8 @@ def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[s
     else:
         make = split_texts if cfg.split == "text" else split_patients
         splits = make(studies, cfg.val_fraction, cfg.test_fraction, seed, cfg.max_held_out)
-        images, patients = build_cache(studies, cfg.image_size, cfg.cache_dir, cfg.num_workers), studies["patient_id"][:]
+        images = build_cache(studies, cfg.image_size, cfg.cache_dir, cfg.num_workers)
+        patients = studies["patient_id"][:]
         splits = keep_together(splits, [*shared_pictures(patients, images), *same_but_case(patients)])
     if cfg.split_file: write_atomic(cfg.split_file, json.dumps(splits, indent=1))
     return splits

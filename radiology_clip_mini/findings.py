@@ -17,7 +17,8 @@ from .command import PACKAGE
 FINDINGS = json.loads((PACKAGE/"configs/findings.json").read_text(encoding="utf-8"))
 
 # %% ../nbs/extras/findings.ipynb #f1d00009
-_NO_FINDING = ("", "normal", "no finding", "no findings", "none", "nan", "na", "n/a", "null", "no indexing", "technical quality of image unsatisfactory")
+_NO_FINDING = ("", "normal", "no finding", "no findings", "none", "nan", "na", "n/a", "null", "no indexing",
+               "technical quality of image unsatisfactory")
 _SIDES = dict(left=("left",), right=("right",), bilateral=("left", "right"))
 _LOBES = ("upper lobe", "middle lobe", "lower lobe", "lingula")
 
@@ -55,7 +56,8 @@ def listed_findings(terms:str|list|None) -> list[str]: # Lower case, without "no
     terms = _cut_list(terms) if isinstance(terms, str) else terms
     if not isinstance(terms, (list, tuple)): raise ValueError(f"the labels are {terms!r}; expected names, not numbers")
     numbers = [t for t in terms if isinstance(t, (int, float)) and t == t]
-    if numbers: raise ValueError(f"the labels are numbers, such as {numbers[0]}; expected names, or a column of classes")
+    if numbers:
+        raise ValueError(f"the labels are numbers, such as {numbers[0]}; expected names, or a column of classes")
     found = (str(t).strip().lower() for t in terms)
     return [t for t in found if t not in _NO_FINDING]
 

@@ -28,7 +28,7 @@ class DataConfig:
     form: Literal["auto", "kaggle", "openi", "r2gen", "folder", "table"] = "auto" # What a path holds; "auto" looks
     images: str | None = None # Folder of the pictures, where they lie apart; their endings may differ (.jpg for .png)
     text: Literal["findings", "impression", "longest", "both"] = "findings" # Which section; another where it is empty
-    columns: dict[str, str] | None = None # For any other table: {text: its column, image: its column, view: …, study_id: …}
+    columns: dict[str, str] | None = None # For any other table: {text: its column, image: its column, study_id: …}
     split_spec: str = "train" # Which part of a hub dataset or parquet file to read, e.g. train[:500]
     cache_dir: str | None = None # Where hub files and decoded images are kept; null for the user's cache folder
     phantoms: int = 1000 # How many studies to draw where the source is "phantom"

@@ -88,7 +88,8 @@ def _check_ids(ids, name:str, source) -> None:
     empty = [str(i) for i, value in enumerate(ids, 1) if not value]
     if empty: raise ValueError(f"{source} has no {name} in {len(empty)} of {len(ids)} rows: {', '.join(empty[:5])}")
     unsure = [value for value in ids if value.casefold() in _PERHAPS]
-    if unsure[1:]: warnings.warn(f"{source} has the {name} {unsure[0]!r} in {len(unsure)} rows: leave the cell empty where there is none")
+    if unsure[1:]:
+        warnings.warn(f"{source} has the {name} {unsure[0]!r} in {len(unsure)} rows: leave empty what is missing")
     rounded = [f"{value} in row {i}" for i, value in enumerate(ids, 1) if re.fullmatch(r"\d([.,]\d+)?[eE]\+\d+", value)]
     if rounded:
         raise ValueError(f"{source} has {name}s that a spreadsheet has rounded ({', '.join(rounded[:3])}): "
@@ -121,14 +122,16 @@ def _read_text(path:Path) -> str:
     "The text of a file in any encoding, also of one that is packed (.gz). Warns where the encoding is a guess."
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b": content = gzip.decompress(content)
-    for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8")):
+    for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
+                       (b"", "utf-8")):
         try:
             if content.startswith(mark): return content.decode(name)
         except UnicodeDecodeError: pass
     name = _encoding(content)
     text = content.decode(name, "replace")
     odd = next((line for line in text.splitlines() if not line.isascii()), "")
-    warnings.warn(f"{path} is not UTF-8; it is read as {name}: {odd.strip()[:80]!r}. If that is wrong, save it as UTF-8")
+    warnings.warn(f"{path} is not UTF-8; it is read as {name}: {odd.strip()[:80]!r}. "
+                  "If that is wrong, save it as UTF-8")
     return text
 
 # %% ../nbs/extras/sources.ipynb #00000015
@@ -202,8 +205,8 @@ def _image_files(folder:str|Path) -> dict[str, Path]:
     return found
 
 # %% ../nbs/extras/sources.ipynb #64a244e5
-_LATERAL = {"l", "ll", "rl", "la", "lat", "llat", "rlat", "lateral", "laterale", "latero", "seitlich", "profil", "profile",
-            "perfil", "боковая", "側面", "侧位", "側位"}
+_LATERAL = {"l", "ll", "rl", "la", "lat", "llat", "rlat", "lateral", "laterale", "latero", "seitlich", "profil",
+            "profile", "perfil", "боковая", "側面", "侧位", "側位"}
 _FRONTAL = {"pa", "ap", "frontal", "front", "face", "lordotic", "lao", "rao", "lpo", "rpo", "llo", "rlo", "oblique",
             "lld", "rld", "decubitus", "прямая", "正面", "正位", "postero", "antero", "posteroanterior", "anteroposterior"}
 _POSTURE = {"supine", "erect", "upright", "portable", "standing", "sitting", "semi", "semierect", "bedside", "mobile"}
@@ -260,7 +263,9 @@ class NamedFiles:
     def known(self) -> dict[str, list[Path]]:
         "All files by their plain names, with and without the ending of a picture."
         known = {}
-        def rank(path): return (_IMAGE_FILES.index(path.suffix.lower()) if path.suffix.lower() in _IMAGE_FILES else -1, path)
+        def rank(path):
+            ending = path.suffix.lower()
+            return _IMAGE_FILES.index(ending) if ending in _IMAGE_FILES else -1, path
         for path in sorted(files_below(self.folder), key=rank):
             name = _plain_name(path.relative_to(self.folder).as_posix())
             for key in {name, _without_ending(name)}: known.setdefault(key, []).append(path)
@@ -283,7 +288,7 @@ def _is_file(path:Path) -> bool: # False also for a name that no file can have
 # %% ../nbs/extras/sources.ipynb #3fe6bef5
 @patch
 def find(self:NamedFiles, name:str) -> Path|None: # None where there is none
-    "The file of this name, or one whose name differs in its ending or its form only. Raises ValueError for one outside."
+    "The file of this name, or one whose name differs in ending or form only. Raises ValueError for one outside."
     inside = _inside(self.folder, name)
     for exact in (self.folder/name, self.folder/inside):
         if name and _is_file(exact): return exact
@@ -466,7 +471,7 @@ def _text_cell(value, source, row:int): # A cell of a text column
     return "" if value is None or value != value else str(value)
 
 def _mapped_rows(records:list[dict], columns:dict[str, str], source, find:Callable) -> list[dict]:
-    "Rows with their fields and images; `find(row number, column, cell)` gives (name, place) for each picture of a cell."
+    "Rows with their fields and images; `find(row number, column, cell)` gives (name, place) of each picture."
     rows = []
     for i, record in enumerate(records):
         cell = {field: record.get(column) for field, column in columns.items()}
@@ -539,7 +544,8 @@ def _light_rows(table:Dataset, columns:list[str]) -> list[dict]:
 def _count_images(table:Dataset, column:str) -> np.ndarray: # (n,)
     "How many pictures each cell of a column holds; reads a thousand rows at a time."
     def count(cells):
-        if not isinstance(table.features[column], List): return pc.is_valid(cells).to_numpy(zero_copy_only=False).astype(int)
+        if not isinstance(table.features[column], List):
+            return pc.is_valid(cells).to_numpy(zero_copy_only=False).astype(int)
         return pc.fill_null(pc.list_value_length(cells), 0).to_numpy()
     parts = table.select_columns(column).with_format("arrow").iter(1000)
     return np.concatenate([np.zeros(0, int), *(count(part[column]) for part in parts)])
@@ -650,12 +656,13 @@ def _own_mapping(table:pd.DataFrame, folder:Path) -> dict[str, str]:
     plain = {re.sub(r"[\W_]", "", name.lower()): name for name in table.columns}
     view = next((plain[name] for name in _VIEW_COLUMNS if name in plain), None)
     if view != "view":
-        warnings.warn(f"{folder} has no column view: " + (f"{view} is taken for it" if view else "all images are frontal"))
+        taken = f"{view} is taken for it" if view else "all images are frontal"
+        warnings.warn(f"{folder} has no column view: {taken}")
     if view: mapping["view"] = view
     return mapping | dict(image="file_name", study_id="study_id" if "study_id" in table.columns else "file_name")
 
 # %% ../nbs/extras/sources.ipynb #0000007a
-def _read_rows(table:pd.DataFrame, mapping:dict[str, str], source:Path, images:str|Path, text:str, skipped:dict) -> Dataset:
+def _read_rows(table:pd.DataFrame, mapping:dict, source:Path, images:str|Path, text:str, skipped:dict) -> Dataset:
     "The studies of a table of text, with the pictures below `images`."
     files = NamedFiles(images)
     def find(_, column, cell):
@@ -687,7 +694,8 @@ def _read_headers(folder:Path) -> dict[str, list[tuple]]: # Id of a study to (na
     for path in progress(files_below(folder), "reading DICOM headers", unit="file"):
         try: head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_HEADER])
         except Exception: continue # a list, a picture of another kind
-        picture = path.relative_to(folder).as_posix(), path, str(head.get("ViewPosition") or ""), _id(head.get("PatientID"))
+        view, patient = str(head.get("ViewPosition") or ""), _id(head.get("PatientID"))
+        picture = path.relative_to(folder).as_posix(), path, view, patient
         for study in {_id(head.get(name)) for name in _HEADER[:2]} - {""}: known.setdefault(study, []).append(picture)
     return known
 
@@ -695,15 +703,17 @@ def _read_by_header(table:pd.DataFrame, mapping:dict, source:Path, images:Path, 
     "The studies of a list of reports, with the DICOM files whose headers name them."
     known = _read_headers(images)
     rows = _mapped_rows(table.to_dict("records"), mapping, source, lambda *_: [])
-    if not any(row["study_id"] in known for row in rows): known = {study.lstrip("0"): found for study, found in known.items()}
+    if not any(row["study_id"] in known for row in rows):
+        known = {study.lstrip("0"): found for study, found in known.items()}
     for row in rows:
         found = known.get(row["study_id"], [])
         row["images"] = [(name, view, path) for name, path, view, _ in found]
         if "patient_id" not in mapping: row["patient_id"] = next((p for *_, p in found if p), row["patient_id"])
     if not any(row["images"] for row in rows):
-        raise ValueError(f"no DICOM file in {images} has an AccessionNumber or StudyInstanceUID that is a study_id of {source}"
-                         f", such as {rows[0]['study_id'] if rows else 'none'}; map another column to study_id, or a column "
-                         "with the names of files to image")
+        first = rows[0]["study_id"] if rows else "none"
+        raise ValueError(f"no DICOM file in {images} has an AccessionNumber or StudyInstanceUID that is a study_id of "
+                         f"{source}, such as {first}; map another column to study_id, or a column with the names of "
+                         "files to image")
     return _table([_study(**study) for study in _join_rows(rows, text, skipped, source)], source)
 
 # %% ../nbs/extras/sources.ipynb #0000007f
@@ -759,7 +769,8 @@ def read_path(path:Path, form:str, # As `DataConfig.form`
     "All studies of a local file or folder. Raises ValueError where it is nothing known."
     if images and not Path(images).is_dir(): raise FileNotFoundError(f"there is no folder of pictures {images}")
     listed = _text_table(Path(path)) if columns else None
-    if listed: return _read_mapped(listed, columns, Path(images or (path if path.is_dir() else path.parent)), text, skipped)
+    below = images or (path if path.is_dir() else path.parent)
+    if listed: return _read_mapped(listed, columns, Path(below), text, skipped)
     form, folder = _find_form(path, "table" if columns else form)
     if images and form == "table":
         raise ValueError(f"data.images is {images}, but {path} is a table, which names its own pictures")

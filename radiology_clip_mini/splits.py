@@ -156,6 +156,6 @@ def only_known(studies:Dataset, split:dict[str, str], # As `known_split` gives i
     skipped.update({s: "not in the split that was asked for" for s in ids if s not in split})
     kept = [i for i, s in enumerate(ids) if s in split]
     if not kept:
-        raise ValueError(f"the split that was asked for knows none of these {len(ids)} studies ({', '.join(ids[:3])}, …), "
-                         f"only {', '.join(list(split)[:3])}, …; it is for IU X-Ray. Give --data.split patient")
+        raise ValueError(f"the split that was asked for knows none of these {len(ids)} studies "
+                         f"({', '.join(ids[:3])}, …), only {', '.join(list(split)[:3])}, …; it is for IU X-Ray. Give --data.split patient")
     return studies.select(kept)
