@@ -157,5 +157,6 @@ def only_known(studies:Dataset, split:dict[str, str], # As `known_split` gives i
     kept = [i for i, s in enumerate(ids) if s in split]
     if not kept:
         raise ValueError(f"the split that was asked for knows none of these {len(ids)} studies "
-                         f"({', '.join(ids[:3])}, …), only {', '.join(list(split)[:3])}, …; it is for IU X-Ray. Give --data.split patient")
+                         f"({', '.join(ids[:3])}, …), only {', '.join(list(split)[:3])}, …; it is for IU X-Ray. "
+                         "Give --data.split patient")
     return studies.select(kept)
