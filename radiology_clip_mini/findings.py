@@ -50,6 +50,7 @@ def _cut_list(text:str) -> list[str]: # "a;b", "a|b" or "['a', 'b']"
     quoted = re.findall(r"""(['"])(.*?)\1(?=[\s,\]])""", text)
     return [part for _, part in quoted] or re.split(r"[,;|]", text.strip()[1:-1])
 
+# %% ../nbs/extras/findings.ipynb #46139774
 def listed_findings(terms:str|list|None) -> list[str]: # Lower case, without "normal" and empty ones
     "Findings in a list, or in a text that separates them. Raises ValueError for numbers."
     if terms is None or terms != terms: return []

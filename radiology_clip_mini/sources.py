@@ -118,6 +118,7 @@ def _encoding(content:bytes) -> str: # Of a text file that is not UTF-8
         return sum(not c.islower() for c in inside)
     return min(_WESTERN, key=oddities)
 
+# %% ../nbs/extras/sources.ipynb #e8010d4a
 def _read_text(path:Path) -> str:
     "The text of a file in any encoding, also of one that is packed (.gz). Warns where the encoding is a guess."
     content = path.read_bytes()
@@ -141,6 +142,7 @@ def _separator(text:str) -> tuple[str, str]: # And the text without a first line
     header = re.sub('"[^"]*"', "", next(filter(str.strip, text.splitlines()), ""))
     return max(",;\t|", key=header.count), text
 
+# %% ../nbs/extras/sources.ipynb #e3d42972
 def _read_csv(path:Path, needed:tuple=()) -> pd.DataFrame:
     "A CSV with a header row that has the columns needed."
     if not path.is_file():
@@ -219,6 +221,7 @@ def known_view(view:str) -> str: # frontal, lateral, or "" where it is empty or 
     if words & _LATERAL: return "lateral"
     return "frontal" if words & _POSTURE else ""
 
+# %% ../nbs/extras/sources.ipynb #7a0754db
 def plain_view(view:str) -> tuple[str, str]: # frontal or lateral; and what was noticed, or ""
     "The view that is taken for a table's cell."
     known = known_view(view)
@@ -250,11 +253,13 @@ def _plain_name(name:str) -> str:
     parts = unicodedata.normalize("NFC", name).casefold().split("/")
     return "/".join(part.strip() for part in parts)
 
+# %% ../nbs/extras/sources.ipynb #9dc1f2fd
 def _without_ending(name:str) -> str:
     "A plain name, less the ending of a picture."
     stem, dot, ending = name.rpartition(".")
     return stem if dot and ending in _ENDINGS else name
 
+# %% ../nbs/extras/sources.ipynb #5d409d41
 class NamedFiles:
     "The files below a folder, found by the names that a table gives them."
     def __init__(self, folder:str|Path): self.folder = Path(folder)
@@ -388,6 +393,7 @@ def find_annotation(folder:Path) -> Path|None: # annotation.json, iu_annotation.
     "The first of R2Gen's annotations in a folder and all folders below."
     return next((p for p in files_below(folder) if p.name.endswith("annotation.json")), None)
 
+# %% ../nbs/extras/sources.ipynb #61c51d45
 def read_r2gen(folder:str|Path, # Holds annotation.json and images/CXR<uid>_IM-<number>/0.png
                skipped:dict, # Receives what is left out, and why
                text:str="findings", images:str|Path|None=None) -> Dataset: # `text`, `images` as in `read_kaggle`
@@ -470,6 +476,7 @@ def _text_cell(value, source, row:int): # A cell of a text column
         raise ValueError(f"{source} has a text that is a {type(value).__name__} in row {row}; expected one string")
     return "" if value is None or value != value else str(value)
 
+# %% ../nbs/extras/sources.ipynb #edf58b0c
 def _mapped_rows(records:list[dict], columns:dict[str, str], source, find:Callable) -> list[dict]:
     "Rows with their fields and images; `find(row number, column, cell)` gives (name, place) of each picture."
     rows = []
@@ -536,11 +543,13 @@ def _class_names(feature, cell): # A number or a list of numbers
     if not isinstance(feature, ClassLabel) or cell is None: return cell
     return feature.int2str(cell) if cell >= 0 else None
 
+# %% ../nbs/extras/sources.ipynb #82f0b8b6
 def _light_rows(table:Dataset, columns:list[str]) -> list[dict]:
     "All rows of some columns, none of which are pictures."
     cells = {name: [_class_names(table.features[name], cell) for cell in table[name]] for name in columns}
     return [dict(zip(cells, row)) for row in zip(*cells.values())] or [{}]*len(table)
 
+# %% ../nbs/extras/sources.ipynb #b389b27d
 def _count_images(table:Dataset, column:str) -> np.ndarray: # (n,)
     "How many pictures each cell of a column holds; reads a thousand rows at a time."
     def count(cells):
@@ -566,6 +575,7 @@ def _folders_of(source:Path) -> list[str]: # None for a table of the hub
     files = [str(p.parent) for p in files_below(source) if p.suffix == ".parquet"]
     return list(dict.fromkeys([os.path.commonpath(files or [source]), str(source)]))
 
+# %% ../nbs/extras/sources.ipynb #3b61892b
 def _undecoded(table:Dataset) -> Dataset:
     "The same table, its pictures as bytes and paths."
     for name, feature in table.features.items():
@@ -574,6 +584,7 @@ def _undecoded(table:Dataset) -> Dataset:
             table = table.cast_column(name, List(Image(decode=False)))
     return table
 
+# %% ../nbs/extras/sources.ipynb #da5c051a
 def _with_pictures(table:Dataset, studies:list[dict], places:list[NamedFiles], kept:Path) -> Dataset:
     "Studies whose views are (row, column, number in the cell) of a table, with these pictures, in the file `kept`."
     def picture(row, column, k):
@@ -626,6 +637,7 @@ def _read_json(path:Path) -> pd.DataFrame:
     except (ValueError, TypeError, RecursionError) as e:
         raise ValueError(f"{path} could not be read as JSON lines: {e}") from e
 
+# %% ../nbs/extras/sources.ipynb #2e9af787
 def _read_excel(path:Path) -> pd.DataFrame:
     "The first sheet of an Excel file, every cell as text."
     try: table = pd.read_excel(path, dtype=str, keep_default_na=False)
@@ -635,6 +647,7 @@ def _read_excel(path:Path) -> pd.DataFrame:
     table.columns = table.columns.map(str).str.strip()
     return table
 
+# %% ../nbs/extras/sources.ipynb #8aa6f875
 _TABLES = {".csv": _read_csv, ".tsv": _read_csv, ".csv.gz": _read_csv, ".jsonl": _read_json, ".xlsx": _read_excel}
 
 def _table_reader(path:Path) -> Callable|None: # None where the file is no table of text
@@ -673,6 +686,7 @@ def _read_rows(table:pd.DataFrame, mapping:dict, source:Path, images:str|Path, t
     studies = _join_rows(_mapped_rows(table.to_dict("records"), mapping, source, find), text, skipped, source)
     return _table([_study(**study) for study in studies], source)
 
+# %% ../nbs/extras/sources.ipynb #a1ad4837
 def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names; or such a file
                 skipped:dict, # Receives what is left out, and why
                 text:str="findings", images:str|Path|None=None) -> Dataset: # `text`, `images` as in `read_kaggle`
@@ -699,6 +713,7 @@ def _read_headers(folder:Path) -> dict[str, list[tuple]]: # Id of a study to (na
         for study in {_id(head.get(name)) for name in _HEADER[:2]} - {""}: known.setdefault(study, []).append(picture)
     return known
 
+# %% ../nbs/extras/sources.ipynb #01d0c9cd
 def _read_by_header(table:pd.DataFrame, mapping:dict, source:Path, images:Path, text:str, skipped:dict) -> Dataset:
     "The studies of a list of reports, with the DICOM files whose headers name them."
     known = _read_headers(images)
@@ -750,6 +765,7 @@ def _text_table(path:Path) -> Path|None: # None where the columns are those of a
         raise ValueError(f"{path} holds {len(chosen)} tables: give one of them as --data.source, such as {chosen[0]}")
     return chosen[0] if chosen else None
 
+# %% ../nbs/extras/sources.ipynb #f748885a
 def _read_mapped(path:Path, columns:dict[str, str], images:Path, text:str, skipped:dict) -> Dataset:
     "A table of text by a mapping; where that names no picture, by the headers of DICOM files."
     _check_mapping(columns, by_header=True)

@@ -37,6 +37,7 @@ class _PlainCharacters(dict):
         self[code] = character
         return character
 
+# %% ../nbs/extras/splits.ipynb #d1a93bd1
 _PLAIN = _PlainCharacters({ord("−"): " "})
 
 def plain_text(text:str) -> str:
@@ -44,6 +45,7 @@ def plain_text(text:str) -> str:
     signs = _MINUS.sub("∖", unicodedata.normalize("NFKC", text)) # a sign that no report has, for any minus
     return " ".join(unicodedata.normalize("NFKC", signs.casefold()).translate(_PLAIN).split())
 
+# %% ../nbs/extras/splits.ipynb #73d90a38
 def text_ids(texts:list[str]) -> torch.Tensor: # (n,) int64
     "A number for each text, the same for texts that agree in letters, digits and signs."
     plain = [plain_text(t) for t in texts]
@@ -115,12 +117,14 @@ def shared_pictures(patients:list[str], # Of each study
     for patient, group in group_of.items(): groups.setdefault(group, []).append(patient)
     return [sorted(group) for group in groups.values() if len(group) > 1]
 
+# %% ../nbs/extras/splits.ipynb #6990b05c
 def same_but_case(patients:list[str]) -> list[list[str]]: # Usually none
     "Groups of patients whose ids differ in upper and lower case only."
     groups = {}
     for patient in dict.fromkeys(patients): groups.setdefault(patient.casefold(), []).append(patient)
     return [sorted(group) for group in groups.values() if len(group) > 1]
 
+# %% ../nbs/extras/splits.ipynb #8bbe5058
 def keep_together(splits:dict, groups:list[list[str]]) -> dict: # `groups` as `shared_pictures` gives them
     "The same splits, with each group where its first patient is."
     part_of = {patient: name for name, ids in splits.items() for patient in ids}
