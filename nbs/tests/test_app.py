@@ -297,7 +297,8 @@ def lab(tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("lab"), free_port()
     (folder/"nbs").mkdir()
     notebook = json.loads((Path(__file__).parents[1]/"05_gradcam.ipynb").read_text(encoding="utf-8"))
-    imports = [cell for cell in notebook["cells"] if re.match(r"(#\| export\n)?(import|from) ", "".join(cell["source"]))]
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    imports = [cell for cell, source in zip(notebook["cells"], sources) if re.match(r"(#\| (export|hide)\n)?(import|from) ", source) and "git clone" not in source]
     last = next(i for i, cell in enumerate(notebook["cells"]) if "## The demo, seen" in "".join(cell["source"]))
     own = dict(cell_type="code", id="own", metadata={}, execution_count=None, outputs=[],
                source="from radiology_clip_mini.gradcam import *\nfrom radiology_clip_mini.gradcam import _pick_study")
