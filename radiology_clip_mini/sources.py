@@ -10,6 +10,7 @@ __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'HUB_ID', 'HUB_COLUMNS', 'pick_tex
 # %% ../nbs/extras/sources.ipynb #00000004
 import base64, gzip, io, json, os, re, tarfile, unicodedata, warnings
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import chain
@@ -596,6 +597,8 @@ def _with_pictures(table:Dataset, studies:list[dict], places:list[NamedFiles], k
         return study | views
     kept.parent.mkdir(parents=True, exist_ok=True)
     settings = dict(features=STUDY_FEATURES, cache_file_name=str(kept), new_fingerprint=kept.stem)
+    named = any("string" in str(table.features[study[v][1]]) for study in studies[:1] for v in _IMAGES if v in study)
+    if named: settings["load_from_cache_file"] = False # the pictures may have come later
     numbers = Dataset.from_dict(dict(number=range(len(studies))))
     return numbers.map(fetch, remove_columns="number", desc="reading studies", **settings)
 
@@ -613,13 +616,13 @@ def read_table(source:str=HUB_ID, # A hub id, a .parquet file, a folder of them,
     _check_columns(source, table.column_names, columns.values() if columns else HUB_COLUMNS)
     pictures = {mapping[field] for field in set(_IMAGES) & set(mapping)}
     folders = _folders_of(Path(source))
-    kept = cache_root(cache_dir)/f"tables/{Hasher.hash([table._fingerprint, columns, text, folders])}.arrow"
     try:
         records = _light_rows(table, sorted(set(mapping.values()) - pictures))
         if not columns: records = [r | dict(MeSH=mesh_labels(r["MeSH"])) for r in records]
         counts = {name: _count_images(table, name) for name in pictures}
         def find(i, name, _): return [(f"{name} {k + 1} of row {i + 1}", (i, name, k)) for k in range(counts[name][i])]
         studies = _join_rows(_mapped_rows(records, mapping, source, find), text, skipped, source)
+        kept = cache_root(cache_dir)/f"tables/{Hasher.hash([table._fingerprint, studies, folders])}.arrow"
         return _with_pictures(table, studies, list(map(NamedFiles, folders)), kept)
     except (TypeError, AttributeError, ArrowException) as e:
         raise ValueError(f"{source} has a cell that is no text, no label or no image ({type(e).__name__}: {e})") from e
@@ -719,7 +722,8 @@ def _read_by_header(table:pd.DataFrame, mapping:dict, source:Path, images:Path, 
     known = _read_headers(images)
     rows = _mapped_rows(table.to_dict("records"), mapping, source, lambda *_: [])
     if not any(row["study_id"] in known for row in rows):
-        known = {study.lstrip("0"): found for study, found in known.items()}
+        bare = Counter(study.lstrip("0") for study in known)
+        known = {study.lstrip("0"): found for study, found in known.items() if bare[study.lstrip("0")] == 1}
     for row in rows:
         found = known.get(row["study_id"], [])
         row["images"] = [(name, view, path) for name, path, view, _ in found]

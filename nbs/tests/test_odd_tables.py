@@ -362,6 +362,14 @@ def test_names_beside_the_file_or_below_the_source(tmp_path, place, named):
     assert greys(read(tmp_path, columns=dict(text="words", frontal="x"))[0]) == [33]
 
 
+def test_pictures_that_come_later(folder):
+    pd.DataFrame(dict(words=["Clear."], x=["late.png"])).to_parquet(folder/"t.parquet")
+    mapping = dict(text="words", frontal="x")
+    read(folder/"t.parquet", columns=mapping)
+    Image.new("L", (16, 16), 44).save(folder/"late.png")
+    assert greys(read(folder/"t.parquet", columns=mapping)[0]) == [44]
+
+
 @pytest.mark.parametrize("views", [["PA", "LATERAL"], None])
 def test_a_list_of_pictures(folder, views):
     features = Features(dict(words=Value("string"), x=List(Picture())) | (dict(side=List(Value("string"))) if views else {}))
@@ -458,6 +466,14 @@ def test_pictures_by_their_headers(tmp_path, column, written):
     table = studies.to_pandas()
     assert (studies["patient_id"][:], studies["text"][:], noticed) == (["P0047", "P0048"], ["Größe normal.", "Erguß."], {})
     assert (table["frontal"].notna().tolist(), table["lateral"].notna().tolist()) == ([True, True], [True, False])
+
+
+def test_zeros_that_tell_two_examinations_apart(tmp_path):
+    "Where 0047 and 047 are two, a list that says 47 means neither."
+    export(tmp_path, ["0047", "048", "047"])
+    (tmp_path/"list.csv").write_text("nr,Befund\n47,Clear.\n48,Large.\n")
+    studies, noticed, _ = read(tmp_path, columns=dict(study_id="nr", text="Befund"))
+    assert (studies["study_id"][:], noticed) == (["48"], {"47": "no image"})
 
 
 def test_a_list_of_other_examinations(tmp_path):
