@@ -15,8 +15,8 @@ import numpy as np
 
 def app():
     "The explorer answers a phrase, and its page is served."
-    from radiology_clip_mini.explorer import explore
-    from radiology_clip_mini.search import phrase_query
+    from radiology_clip_mini.lab.ask import explore
+    from radiology_clip_mini.gradcam import phrase_query
     explorer = explore()
     explorer.ask(phrase_query(explorer.gallery, "large heart"))
     assert "large heart" in explorer.page.answers[0]["title"] and explorer.found
@@ -56,7 +56,7 @@ def compare():
 def dicom():
     "A DICOM file is read as it is meant to be seen, and there is a decoder for each compression."
     import pydicom
-    from radiology_clip_mini.cache import read_grey
+    from radiology_clip_mini.base.pictures import read_grey
     values = np.tile(np.arange(64, dtype=np.uint16) * 60, (64, 1))
     head = pydicom.Dataset()
     head.file_meta = pydicom.dataset.FileMetaDataset()

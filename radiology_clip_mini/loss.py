@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['MAX_LOGIT_SCALE', 'match_targets', 'clip_loss', 'sentence_loss', 'clamp_logit_scale_', 'refuse_batch_norm',
-           'embed_in_chunks']
+           'embed_in_chunks', 'sentences', 'SentenceTable']
 
-# %% ../nbs/02_loss.ipynb #00000004
-import math
+# %% ../nbs/02_loss.ipynb #88d98701
+import math, re
+from itertools import chain
 from typing import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
@@ -78,3 +80,28 @@ def embed_in_chunks(encode:Callable, # A chunk to its image and text embeddings
     "The embeddings of a whole batch in the memory of one chunk: backward embeds each chunk again."
     parts = [checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks]
     return [torch.cat(side) for side in zip(*parts)]
+
+# %% ../nbs/02_loss.ipynb #0000007e
+def sentences(text:str) -> list[str]:
+    "The sentences of a report."
+    return [s for s in re.split(r"(?<=[.!?])\s+", text.strip()) if s]
+
+# %% ../nbs/02_loss.ipynb #0000007f
+class SentenceTable:
+    "The sentences of n reports, each kept once; `table[rows]` are those of some reports."
+    def __init__(self, texts:list[str],
+                 tokenize:Callable): # Makes a `TokenTable` of a list of texts: `CLIPMini.token_table`
+        parts = [sentences(text) for text in texts]
+        self.known = list(dict.fromkeys(chain.from_iterable(parts)))
+        number = {sentence: i for i, sentence in enumerate(self.known)}
+        self.numbers = [np.array(list(map(number.get, part))) for part in parts]
+        self.tokens = tokenize(self.known)
+
+    def __getitem__(self, rows) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        "Tokens of the m sentences in b reports, and which report holds which, (b, m) bool."
+        numbers = [self.numbers[row] for row in rows]
+        some, place = np.unique(np.concatenate(numbers), return_inverse=True)
+        report = np.arange(len(numbers)).repeat([len(part) for part in numbers])
+        holds = torch.zeros(len(numbers), len(some), dtype=torch.bool)
+        holds[report, place] = True
+        return self.tokens[some], holds

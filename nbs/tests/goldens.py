@@ -15,8 +15,9 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image as Picture, List, Value, disable_progress_bars
 from PIL import Image
 
-from radiology_clip_mini.cache import read_grey
-from radiology_clip_mini.data import DataConfig, read_studies
+from radiology_clip_mini.base.pictures import read_grey
+from radiology_clip_mini.base.collections import read_studies
+from radiology_clip_mini.base.settings import DataConfig
 
 HERE = Path(__file__).parent/"goldens"
 FILES = ("history.jsonl", "metrics.json", "ranks.csv")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from radiology_clip_mini.commands import app_command
-from radiology_clip_mini.data import load_studies
+from radiology_clip_mini.lab.cli import app_command
+from radiology_clip_mini.base.collections import load_studies
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("voila", reason="no Voilà: pip install 'radiology-clip-mini[app]'")

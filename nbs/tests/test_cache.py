@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from radiology_clip_mini import cache
-from radiology_clip_mini.sources import read_folder
+from radiology_clip_mini.base.sources import read_folder
 
 N = 300
 BUILD = """
 import sys
 from radiology_clip_mini import cache
-from radiology_clip_mini.sources import read_folder
+from radiology_clip_mini.base.sources import read_folder
 real, reads = cache.read_grey, []
 def read(*args): reads.append(1); return real(*args)
 cache.read_grey = read

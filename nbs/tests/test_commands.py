@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import DistilBertConfig, DistilBertModel
 
 from radiology_clip_mini import commands
-from radiology_clip_mini.data import load_studies
+from radiology_clip_mini.base.collections import load_studies
 from radiology_clip_mini.models import image_encoder, learn_tokenizer
 
 SMALL = ["--config", "demo", "--data.phantoms=60", "--data.image_size=48", "--train.epochs=1"]
@@ -95,7 +95,7 @@ def test_train_refuses(call, argv, message):
 
 def test_hub_not_reachable(call, monkeypatch):
     "Without a network, the message names what was wanted and how to do without it."
-    monkeypatch.setattr("radiology_clip_mini.sources.load_dataset", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("offline")))
+    monkeypatch.setattr("radiology_clip_mini.base.sources.load_dataset", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("offline")))
     status, err = call("rclip_train", "--config", "tiny")
     refuses((status, err), "'ykumards/open-i' could not be fetched from the hub")
     assert "--data.source PATH" in err

@@ -21,8 +21,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from radiology_clip_mini import cache, checkpoints, commands, data, findings, models, published, runs, search, settings as options, sources, train
-from radiology_clip_mini.command import clear_errors
-from radiology_clip_mini.data import DataConfig, read_studies
+from radiology_clip_mini.lab.cli import clear_errors
+from radiology_clip_mini.base.collections import read_studies
+from radiology_clip_mini.base.settings import DataConfig
 
 SEEN, REFUSED, NAMES = Counter(), Counter(), count()
 

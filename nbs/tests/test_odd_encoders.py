@@ -11,10 +11,12 @@ import transformers as hf
 from transformers.utils import logging as transformers_logging
 
 from radiology_clip_mini import gradcam, runs, train as training
-from radiology_clip_mini.data import DataConfig, prepare_data
-from radiology_clip_mini.models import CLIPMini, ModelConfig, learn_tokenizer, text_encoder
-from radiology_clip_mini.runs import read_run
-from radiology_clip_mini.settings import Config, PathsConfig, TrainConfig
+from radiology_clip_mini.base.settings import DataConfig
+from radiology_clip_mini.lab.runs import load_data
+from radiology_clip_mini.base.settings import ModelConfig
+from radiology_clip_mini.models import CLIPMini, learn_tokenizer, text_encoder
+from radiology_clip_mini.lab.runs import read_run
+from radiology_clip_mini.base.settings import Config, PathsConfig, TrainConfig
 
 CASES = Path(__file__).parents[3]/"shared/cases"
 WORDS = ["No pleural effusion or pneumothorax.", "The heart is enlarged.", "Opacity in the left lower lobe, new since the prior film.", "Clear lungs."]
@@ -198,7 +200,7 @@ def test_texts_that_are_cut_are_counted(tmp_path, capsys, monkeypatch, max_lengt
     monkeypatch.setattr(training, "finish_run", mock.Mock())
     settings = config("phantom", tmp_path, max_length=max_length)
     info = read_run(training.train(settings))["data"]
-    data = prepare_data(settings.data, settings.seed)
+    data = load_data(settings.data, settings.seed)
     tokenizer = learn_tokenizer(data.texts(data.rows("train")))
     lengths = {split: [len(ids) for ids in tokenizer(data.texts(data.rows(split)))["input_ids"]] for split in ("train", "val", "test")}
     assert info["cut_texts"] == {split: sum(n > max_length for n in found) for split, found in lengths.items()}
@@ -210,7 +212,7 @@ def test_texts_that_are_cut_are_counted(tmp_path, capsys, monkeypatch, max_lengt
 def test_long_reports():
     "The default is long enough for reports with MIMIC's headings."
     if not (CASES/"long_reports").is_dir(): pytest.skip("the collection of cases is not here")
-    data = prepare_data(DataConfig(source=str(CASES/"long_reports"), image_size=32), seed=1)
+    data = load_data(DataConfig(source=str(CASES/"long_reports"), image_size=32), seed=1)
     for max_length, n in ((128, 60), (ModelConfig.max_length, 0)):
         model = CLIPMini(ModelConfig(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder="scratch", max_length=max_length), data.texts(data.rows("train")))
         assert sum(training.count_cut(model, data)["cut_texts"].values()) == n
@@ -254,7 +256,7 @@ def test_ascii_is_as_before():
     "Texts in ASCII have the vocabulary and the tokens that they had when accents were stripped."
     from tokenizers import normalizers, pre_tokenizers
     from radiology_clip_mini import models
-    data = prepare_data(DataConfig(source="phantom", phantoms=120, image_size=32), seed=1)
+    data = load_data(DataConfig(source="phantom", phantoms=120, image_size=32), seed=1)
     texts = [*data.texts(np.arange(len(data.studies))), "".join(map(chr, range(128))), "A\x00b \t\x7f c", "w"*150 + " tail", "a"*49 + "_"*30]
     new = learn_tokenizer(texts)
     with mock.patch.multiple(models, _LETTERS=normalizers.BertNormalizer(lowercase=True), _WORDS=pre_tokenizers.BertPreTokenizer()): old = learn_tokenizer(texts)
@@ -265,7 +267,7 @@ def test_ascii_is_as_before():
 
 def test_a_transformer_gets_its_retrieval_grid(tmp_path):
     "An encoder without a map: the grid is drawn, and a warning says what is not."
-    data = prepare_data(DataConfig(source="phantom", phantoms=24, image_size=224), seed=1)
+    data = load_data(DataConfig(source="phantom", phantoms=24, image_size=224), seed=1)
     model = CLIPMini(ModelConfig(image_encoder="vit_b_32", image_weights="none", text_encoder="scratch"), data.texts(data.rows("train"))).eval()
     with pytest.warns(UserWarning, match="VisionTransformer is a transformer.*retrieval grid, but no heat map"): written = gradcam.visualise_run(runs.Run(tmp_path, model, data, {}))
     assert written == [tmp_path/"viz/retrieval_grid.png"] and written[0].stat().st_size > 10_000

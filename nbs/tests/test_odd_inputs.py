@@ -8,10 +8,12 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image, TiffImagePlugin
 
 from radiology_clip_mini import cache, runs, settings as options
-from radiology_clip_mini.data import DataConfig, load_studies, prepare_data, read_studies
-from radiology_clip_mini.evaluate import plain_cell
+from radiology_clip_mini.base.collections import load_studies, read_studies
+from radiology_clip_mini.base.settings import DataConfig
+from radiology_clip_mini.lab.runs import load_data
+from radiology_clip_mini.lab.evaluate import plain_cell
 from radiology_clip_mini.models import image_encoder
-from radiology_clip_mini.phantom import make_phantoms
+from radiology_clip_mini.base.phantom import make_phantoms
 
 SIZE = 96
 CHEST = np.asarray(make_phantoms(1, seed=3, image_size=SIZE)[0]["frontal"].convert("L"))
@@ -251,7 +253,7 @@ def test_odd_pictures_are_listed_and_kept(folder):
     chests[2], chests[3], chests[4], chests[5] = 255 - chests[2], chests[3][::-1], np.full_like(chests[4], 9), 255 - chests[5]
     for i, chest in enumerate(chests): Image.fromarray(chest).save(folder/f"{i}.tif", **(dict(save_all=True, append_images=[grey.copy()]) if i == 5 else {}))
     (folder/"metadata.csv").write_text(HEAD + "".join(f"{i}.tif,{i},{i},PA,Text {i}.\n" for i in range(30)))
-    data = prepare_data(DataConfig(source=str(folder), image_size=64, cache_dir=str(folder/"cache")))
+    data = load_data(DataConfig(source=str(folder), image_size=64, cache_dir=str(folder/"cache")))
     assert len(data.studies) == 30 and data.skipped == {
         "2 frontal": "frontal image: looks inverted", "3 frontal": "frontal image: looks upside down", "4 frontal": "frontal image: nearly one grey",
         "5 frontal": "frontal image: only the first of 2 pages was read; looks inverted"}
@@ -266,7 +268,7 @@ def test_one_picture_under_two_patients(folder):
     chests[0].save(folder/"29.png")
     (folder/"metadata.csv").write_text(HEAD + "".join(f"{i}.png,{i},p{i},PA,Text {i}.\n" for i in range(30)))
     for seed in range(12):
-        data = prepare_data(DataConfig(source=str(folder), image_size=64, cache_dir=str(folder/"cache"), val_fraction=.3, test_fraction=.3), seed)
+        data = load_data(DataConfig(source=str(folder), image_size=64, cache_dir=str(folder/"cache"), val_fraction=.3, test_fraction=.3), seed)
         assert any({"p0", "p29"} <= set(ids) for ids in data.splits.values())
         assert data.skipped == {"patients p0, p29": "a picture in common; kept in one part of a new split"}
 
@@ -316,7 +318,7 @@ PLACES = {
     "annotation.json": lambda f: (f/"annotation.json", lambda: read_studies(annotated(f))),
     "a report": lambda f: (f/"1.xml", lambda: read_studies(DataConfig(source=str(f), form="openi"))),
     "a config": lambda f: (f/"c.yaml", lambda: options.load_config(str(f/"c.yaml"))),
-    "a split file": lambda f: (f/"s.json", lambda: prepare_data(DataConfig(source="phantom", phantoms=6, image_size=32, cache_dir=str(f), split_file=str(f/"s.json")))),
+    "a split file": lambda f: (f/"s.json", lambda: load_data(DataConfig(source="phantom", phantoms=6, image_size=32, cache_dir=str(f), split_file=str(f/"s.json")))),
     "weights": lambda f: (f/"w.pth", lambda: image_encoder("resnet18", str(f/"w.pth"))),
     "latest.txt": lambda f: (f/"latest.txt", lambda: runs.find_ckpt(results_dir=f)),
     "run.json": lambda f: (f/"run.json", lambda: runs.read_run(f)),

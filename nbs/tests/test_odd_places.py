@@ -11,11 +11,12 @@ import torch
 from transformers import DistilBertConfig, DistilBertModel
 
 from radiology_clip_mini import cache, checkpoints, command, commands, explorer, models, runs, train as training
-from radiology_clip_mini.data import load_studies
-from radiology_clip_mini.models import CLIPMini, ModelConfig, image_encoder, learn_tokenizer
-from radiology_clip_mini.runs import find_ckpt, load_run, read_run, resume_config
-from radiology_clip_mini.settings import load_config
-from radiology_clip_mini.train import train
+from radiology_clip_mini.base.collections import load_studies
+from radiology_clip_mini.base.settings import ModelConfig
+from radiology_clip_mini.models import CLIPMini, image_encoder, learn_tokenizer
+from radiology_clip_mini.lab.runs import find_ckpt, load_run, read_run, resume_config
+from radiology_clip_mini.base.settings import load_config
+from radiology_clip_mini.lab.runs import train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file names and limits as POSIX has them")
 COMMANDS = dict(rclip_train=commands.train_command, rclip_eval=commands.eval_command, rclip_viz=commands.viz_command)
@@ -410,7 +411,7 @@ def test_the_page_without_a_home(begun, tmp_path):
     (tmp_path/"file").touch()
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "IPYTHON", "XDG"))}
-    words = ["-c", "from radiology_clip_mini.commands import app_command; app_command()", "--no_browser", f"--port={port}", f"--ckpt={begun[1]}", f"--cache_dir={tmp_path}/cache"]
+    words = ["-c", "from radiology_clip_mini.lab.cli import app_command; app_command()", "--no_browser", f"--port={port}", f"--ckpt={begun[1]}", f"--cache_dir={tmp_path}/cache"]
     with open(tmp_path/"log", "w") as log: page = subprocess.Popen([sys.executable, *words], env=bare | dict(HOME=f"{tmp_path}/file/home"), stdout=log, stderr=log)
     try:
         for _ in range(900):

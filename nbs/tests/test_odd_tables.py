@@ -10,10 +10,13 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 import radiology_clip_mini.data as data_module
-from radiology_clip_mini.data import DataConfig, leak_report, load_splits, prepare_data, read_studies
-from radiology_clip_mini.findings import listed_findings
-from radiology_clip_mini.sources import known_view, pick_text, plain_view
-from radiology_clip_mini.splits import plain_text, text_ids
+from radiology_clip_mini.base.collections import read_studies
+from radiology_clip_mini.base.settings import DataConfig
+from radiology_clip_mini.base.splits import leak_report, load_splits
+from radiology_clip_mini.lab.runs import load_data
+from radiology_clip_mini.base.findings import listed_findings
+from radiology_clip_mini.base.sources import known_view, pick_text, plain_view
+from radiology_clip_mini.base.splits import plain_text, text_ids
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
@@ -236,7 +239,7 @@ def test_ids_in_two_cases(tmp_path):
     for i in range(12): Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 40), np.uint8)).save(tmp_path/f"{i}.png")
     pd.DataFrame(dict(file_name=[f"{i}.png" for i in range(12)], study_id=range(12), patient_id=["P1", "p1", *range(2, 12)], view="PA", text="Clear.")).to_csv(tmp_path/"metadata.csv", index=False)
     for seed in range(5):
-        found = prepare_data(DataConfig(source=str(tmp_path), image_size=32, cache_dir=str(tmp_path/"cache"), val_fraction=.3, test_fraction=.3), seed)
+        found = load_data(DataConfig(source=str(tmp_path), image_size=32, cache_dir=str(tmp_path/"cache"), val_fraction=.3, test_fraction=.3), seed)
         assert any({"P1", "p1"} <= set(ids) for ids in found.splits.values()) and found.skipped["patients P1, p1"].startswith("ids that differ in case only")
 
 
@@ -434,7 +437,7 @@ def annotated(folder, name="annotation.json", image=list):
 def test_subjects_are_patients(tmp_path, name, split, image):
     annotated(tmp_path, name, image)
     with pytest.warns(UserWarning, match="does not name views"):
-        found = prepare_data(DataConfig(source=str(tmp_path), split=split, views="both", image_size=32, cache_dir=str(tmp_path/"cache"), val_fraction=.2, test_fraction=.2))
+        found = load_data(DataConfig(source=str(tmp_path), split=split, views="both", image_size=32, cache_dir=str(tmp_path/"cache"), val_fraction=.2, test_fraction=.2))
     assert (len(found.studies), len(set(found.studies["patient_id"])), (found.view_ids >= 0).sum()) == (24, 12, 48)
     assert all(pair["patients"] == pair["texts"] == pair["images"] == 0 for pair in leak_report(found).values())
 
@@ -511,7 +514,7 @@ def test_a_known_split_of_other_data(tmp_path, split):
     (tmp_path/"annotation.json").write_text(json.dumps(dict(train=[dict(id="CXR1_IM-1", report="x", image_path=[])], val=[], test=[])))
     for i in range(6): Image.new("L", (40, 40), 40*i).save(tmp_path/f"{i}.png")
     pd.DataFrame(dict(file_name=[f"{i}.png" for i in range(6)], patient_id=[f"p{i}" for i in range(6)], view="PA", text="Clear.")).to_csv(tmp_path/"metadata.csv", index=False)
-    with pytest.raises(ValueError, match="knows none of these 6 studies"): prepare_data(DataConfig(source=str(tmp_path), split=split, image_size=32, cache_dir=str(tmp_path/"cache")))
+    with pytest.raises(ValueError, match="knows none of these 6 studies"): load_data(DataConfig(source=str(tmp_path), split=split, image_size=32, cache_dir=str(tmp_path/"cache")))
 
 
 # F47, F49
@@ -519,7 +522,7 @@ def test_a_known_split_of_other_data(tmp_path, split):
 def test_the_names_that_data_promises():
     names = {}
     exec("from radiology_clip_mini.data import *", names)
-    assert {"DataConfig", "prepare_data", "StudyData"} <= set(names)
+    assert {"DataConfig", "load_data", "StudyData"} <= set(names)
 
 
 def test_a_table_on_top_needs_no_walk(folder, monkeypatch):

@@ -6,21 +6,24 @@ import numpy as np
 import pytest
 
 from radiology_clip_mini import search
-from radiology_clip_mini.data import DataConfig, prepare_data
-from radiology_clip_mini.models import CLIPMini, ModelConfig
+from radiology_clip_mini.base.settings import DataConfig
+from radiology_clip_mini.lab.runs import load_data
+from radiology_clip_mini.base.settings import ModelConfig
+from radiology_clip_mini.models import CLIPMini
 
 N, SHARD = 40, 5
 EMBED = """
 import sys, time
 import torch
 from radiology_clip_mini import search
-from radiology_clip_mini.data import DataConfig, prepare_data
+from radiology_clip_mini.base.settings import DataConfig
+from radiology_clip_mini.lab.runs import load_data
 from radiology_clip_mini.models import CLIPMini
 folder, pause = sys.argv[1], float(sys.argv[2])
 real, rows = search.embed, []
 def embed(model, data, part, **more): time.sleep(pause); rows.extend(part.tolist()); return real(model, data, part, **more)
 search.embed = embed
-data = prepare_data(DataConfig(source="phantom", phantoms=40, image_size=32, cache_dir=folder), seed=1)
+data = load_data(DataConfig(source="phantom", phantoms=40, image_size=32, cache_dir=folder), seed=1)
 corpus = search.embed_corpus(CLIPMini.from_pretrained(folder + "/model"), data, folder + "/corpora", shard_size=5)
 if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
 sys.stdout.write(f"embedded {len(rows)} of {len(corpus.rows)}\\n")
@@ -31,7 +34,7 @@ sys.stdout.write(f"embedded {len(rows)} of {len(corpus.rows)}\\n")
 def parts(tmp_path_factory):
     "Data, a saved model, and their folder."
     folder = tmp_path_factory.mktemp("search")
-    data = prepare_data(DataConfig(source="phantom", phantoms=N, image_size=32, cache_dir=str(folder)), seed=1)
+    data = load_data(DataConfig(source="phantom", phantoms=N, image_size=32, cache_dir=str(folder)), seed=1)
     model = CLIPMini(ModelConfig(image_weights="none", text_encoder="scratch"), data.texts(data.rows("train"))).eval()
     model.save_pretrained(folder/"model")
     (folder/"script.py").write_text(EMBED)

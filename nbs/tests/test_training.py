@@ -14,7 +14,7 @@ SMALL = ("--data.phantoms=40", "--data.image_size=32", "--train.epochs=6", "--tr
 
 
 def settings(results, *more):
-    from radiology_clip_mini.settings import load_config
+    from radiology_clip_mini.base.settings import load_config
     return load_config("demo", *SMALL, f"--paths.results_dir={results}", f"--data.cache_dir={results}/cache", *more)
 
 
@@ -24,7 +24,7 @@ def session(results, rank, world, port, resume, more, hurt):
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler) # which a process in the background does not have
     from radiology_clip_mini import train as module
-    from radiology_clip_mini.command import clear_errors
+    from radiology_clip_mini.lab.cli import clear_errors
     if hurt: HURT[hurt[0]](module, hurt[1])
     with open(f"{results}/log{rank}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
         clear_errors(lambda: module.train(settings(results, *more), resume=resume), "rclip_train")
@@ -52,7 +52,7 @@ def die_in_write(module, n):
 
 def die_in_move(module, n):
     "Dies between writing its n-th checkpoint and moving it to its place."
-    from radiology_clip_mini.checkpoints import CHECKPOINT
+    from radiology_clip_mini.lab.runs import CHECKPOINT
     real, count = os.replace, iter(range(10**6))
     def replace(a, b):
         if str(b).endswith(CHECKPOINT) and next(count) == n: die()
@@ -190,7 +190,7 @@ def gradients(folder, rank, world, port, chunk_size, weight):
     from radiology_clip_mini import train as m
     config = settings(folder, f"--train.sentence_weight={weight}", "--train.grad_clip=1e9", "--train.augment=false")
     config.train.chunk_size = chunk_size
-    accelerator, data = m.make_accelerator(False), m.prepare_data(config.data, 1)
+    accelerator, data = m.make_accelerator(False), m.load_data(config.data, 1)
     assert m.process() == (rank, world)
     m.set_seed(0)
     rows = data.rows("train")
@@ -223,7 +223,7 @@ TORCHRUN = ["torch.distributed.run", "--nproc_per_node=2", "--master_port"]
 ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port"]
 SCRIPT = """
 import os
-from radiology_clip_mini.commands import train_command
+from radiology_clip_mini.lab.cli import train_command
 train_command()
 print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"])
 """
