@@ -66,7 +66,7 @@ def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[s
     else:
         make = split_texts if cfg.split == "text" else split_patients
         splits = make(studies, cfg.val_fraction, cfg.test_fraction, seed, cfg.max_held_out)
-        images = build_cache(studies, cfg.image_size, cfg.cache_dir, cfg.num_workers)
+        images = build_cache(studies, cfg.image_size, cfg.cache_dir)
         patients = studies["patient_id"][:]
         splits = keep_together(splits, [*shared_pictures(patients, images), *same_but_case(patients)])
     if cfg.split_file: write_atomic(cfg.split_file, json.dumps(splits, indent=1))
@@ -147,7 +147,7 @@ def gather_data(studies:Dataset, # n usable studies
                 splits:dict, # Patient ids of train, val and test
                 skipped:dict) -> StudyData: # `skipped` receives the others, with reasons
     "The m ≤ n studies with a readable image. Raises ValueError where a split has none."
-    images = build_cache(studies, cfg.image_size, cfg.cache_dir, cfg.num_workers)
+    images = build_cache(studies, cfg.image_size, cfg.cache_dir)
     view_ids = choose_views(images.hashes != 0, cfg.views)
     kept = (view_ids >= 0).any(1)
     _list_notes(studies, images, kept, cfg.views, skipped)

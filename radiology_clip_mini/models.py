@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, CONFIG_MAPPING, D
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from .base.pictures import VIEWS
-from .base.settings import ModelConfig
+from .base.settings import ModelConfig, saved_settings
 from .base.util import progress, whole_files
 from .data import in_order, normalise, StudyData, TokenTable
 
@@ -411,8 +411,7 @@ def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
     with _explained(ValueError, f"{file} is not JSON", ValueError):
         config = json.loads(file.read_text(encoding="utf-8"))
     with _explained(ValueError, f"{file} is of another kind of model: it needs our settings, under model and text"):
-        config["model"].pop("bias_init", None) # of models made before the sigmoid loss left
-        return ModelConfig(**config["model"]), dict(config["text"])
+        return saved_settings(ModelConfig, config["model"]), dict(config["text"])
 
 # %% ../nbs/01_models.ipynb #0000005f
 def _saved_text_encoder(folder:Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:

@@ -229,7 +229,7 @@ def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
         return make_phantoms(cfg.phantoms, seed, cfg.image_size, views=views, cache_dir=cfg.cache_dir)
     table = (cfg.columns, cfg.split_spec, cfg.cache_dir)
     images = home_path(cfg.images)
-    if path.exists(): return read_path(path, cfg.form, skipped, cfg.text, images, *table)
+    if path.exists(): return read_path(path, "auto", skipped, cfg.text, images, *table)
     name = HUB_ID if cfg.source == "hub" else cfg.source
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name): return read_table(name, *table, cfg.text, skipped)
     raise FileNotFoundError(f"no data at {path}. Give --data.source as hub, kaggle, phantom, "
