@@ -20,10 +20,12 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from radiology_clip_mini import cache, checkpoints, commands, data, findings, models, published, runs, search, settings as options, sources, train
-from radiology_clip_mini.lab.cli import clear_errors
+from radiology_clip_mini import models, train
+from radiology_clip_mini.base import findings, pictures, settings as options, sources, splits
 from radiology_clip_mini.base.collections import read_studies
 from radiology_clip_mini.base.settings import DataConfig
+from radiology_clip_mini.lab import ask, cli, published, runs
+from radiology_clip_mini.lab.cli import clear_errors
 
 SEEN, REFUSED, NAMES = Counter(), Counter(), count()
 
@@ -123,10 +125,10 @@ def picture(home):
     return home/"picture.png"
 
 
-def readable(home, files, form="auto"):
+def readable(home, files, layout):
     "Reads a folder of these files; the answer is a table of studies."
     folder = folder_with(home, **files)
-    found = survives(form, lambda: read_studies(DataConfig(source=str(folder), form=form)), folder)
+    found = survives(layout, lambda: read_studies(DataConfig(source=str(folder))), folder)
     if found: assert found[0].features == sources.STUDY_FEATURES and len(found[0]) and all(found[0]["text"])
     shutil.rmtree(folder)
 
@@ -134,12 +136,12 @@ def readable(home, files, form="auto"):
 TEXT_SOURCES = [("kaggle", {"indiana_reports.csv": REPORTS, "indiana_projections.csv": PROJECTIONS}), ("folder", {"metadata.csv": METADATA}),
                 ("folder", {"metadata.jsonl": LINES}), ("openi", {"1.xml": XML}), ("r2gen", {"annotation.json": json.dumps(R2GEN)})]
 
-@pytest.mark.parametrize("form, files", TEXT_SOURCES, ids=["kaggle", "metadata.csv", "metadata.jsonl", "openi", "r2gen"])
-def test_damaged_tables(home, form, files):
+@pytest.mark.parametrize("layout, files", TEXT_SOURCES, ids=["kaggle", "metadata.csv", "metadata.jsonl", "openi", "r2gen"])
+def test_damaged_tables(home, layout, files):
     "Each source's text files, any of them damaged."
     @fuzz(150)
     @given(st.sampled_from(sorted(files)).flatmap(lambda name: damaged(files[name].encode()).map(lambda content: {name: content})))
-    def check(changed): readable(home, {k: v.encode() for k, v in files.items()} | changed, form)
+    def check(changed): readable(home, {k: v.encode() for k, v in files.items()} | changed, layout)
     check()
 
 
@@ -207,7 +209,7 @@ def test_any_text(term, record):
     labels = findings.mesh_labels(term)
     assert labels == sorted(set(labels)) and all(findings.plain_finding(x) in [*findings.FINDINGS, "other"] for x in labels)
     assert (text := sources.pick_text(record)) == text.strip() and sources.image_key(term) == sources.image_key(sources.image_key(term) + ".png")
-    ids = data.text_ids([term, term, text])
+    ids = splits.text_ids([term, term, text])
     assert ids[0] == ids[1]
 
 
@@ -235,14 +237,14 @@ def dicom():
 def test_damaged_pictures(form):
     "A picture decodes to the size asked for, or to the reason why not, and base64 of it the same."
     whole = dicom() if form == "DICOM" else encoded(form)
-    assert cache._try_read(dict(bytes=whole), 32)[0].shape == (32, 32)
+    assert pictures._try_read(dict(bytes=whole), 32)[0].shape == (32, 32)
     @fuzz(150)
     @given(damaged(whole))
     def check(content):
         SEEN[form] += 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found, note = cache._try_read(sources.image_cell(base64.b64encode(content).decode()), 32)
+            found, note = pictures._try_read(sources.image_cell(base64.b64encode(content).decode()), 32)
         if found is None: REFUSED[form] += 1; assert note.strip() and "\n" not in note
         else: assert found.shape == (32, 32) and found.dtype == np.uint8
     check()
@@ -252,7 +254,7 @@ def test_a_picture_that_claims_to_be_huge():
     "A few bytes that would decode to gigabytes are refused before they do."
     content = bytearray(encoded("PNG"))
     content[16:24] = (60_000).to_bytes(4, "big")*2
-    assert cache._try_read(dict(bytes=bytes(content)), 32)[0] is None
+    assert pictures._try_read(dict(bytes=bytes(content)), 32)[0] is None
 
 
 @fuzz(100)
@@ -268,14 +270,14 @@ SPLIT = dict(train=list("0123"), val=list("45"), test=list("67"))
 
 @fuzz(150)
 @given(tree=replanted(SPLIT))
-def test_any_split(tree): survives("split", lambda: data.check_splits(tree, STUDIES), "the split")
+def test_any_split(tree): survives("split", lambda: splits.check_splits(tree, STUDIES), "the split")
 
 
 @fuzz(150)
 @given(content=damaged(json.dumps(SPLIT).encode()))
 def test_damaged_split_file(home, content):
     (path := home/"split.json").write_bytes(content)
-    survives("split", lambda: data.load_splits(STUDIES, path), path)
+    survives("split", lambda: splits.load_splits(STUDIES, path), path)
 
 
 # Settings
@@ -382,11 +384,12 @@ def test_damaged_checkpoint(home, model_folder, cut, fill, tree, text):
     run = home/f"{next(NAMES)}"
     (run/"last").mkdir(parents=True)
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
-    path = run/checkpoints.CHECKPOINT
+    path = run/runs.CHECKPOINT
     save_file(tensors, path, metadata=dict(info=json.dumps(tree) if text else json.dumps(dict(progress=dict(step=1), scaler=None))))
     if not text: path.write_bytes(path.read_bytes()[:int(cut * path.stat().st_size)] + fill)
     optimizer = torch.optim.SGD(model.parameters(), lr=.1)
-    survives("checkpoint", lambda: checkpoints.load_checkpoint(run, model, optimizer, train.make_accelerator(False)), run)
+    state = train.TrainState(options.Config(), model, None, optimizer, train.make_accelerator(False), n_steps=2)
+    survives("checkpoint", lambda: runs.load_checkpoint(run, state), run)
 
 
 @fuzz(60)
@@ -404,7 +407,7 @@ def test_damaged_shards(home, cut, fill):
     content, path = whole.read_bytes(), home/f"{next(NAMES)}.npy"
     path.write_bytes(content[:int(cut * len(content))] + fill)
     SEEN["shard"] += 1
-    if search._read_shard(path, 9) is None: REFUSED["shard"] += 1
+    if ask._read_shard(path, 9) is None: REFUSED["shard"] += 1
 
 
 # Code
@@ -465,7 +468,7 @@ def test_a_foreign_folder_runs_no_code(home, model_folder, monkeypatch, kind, we
 def test_commands_end_with_a_message(argv, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["rclip_train", *argv])
-    with pytest.raises(SystemExit) as e: commands.train_command()
+    with pytest.raises(SystemExit) as e: cli.train_command()
     assert e.value.code == 1
     assert "rclip_train: error: " in (err := capsys.readouterr().err) and "Traceback" not in err
 

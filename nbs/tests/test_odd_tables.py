@@ -15,7 +15,7 @@ from radiology_clip_mini.base.settings import DataConfig
 from radiology_clip_mini.base.splits import leak_report, load_splits
 from radiology_clip_mini.lab.runs import load_data
 from radiology_clip_mini.base.findings import listed_findings
-from radiology_clip_mini.base.sources import known_view, pick_text, plain_view
+from radiology_clip_mini.base.sources import _first_views, known_view, pick_text
 from radiology_clip_mini.base.splits import plain_text, text_ids
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -95,7 +95,11 @@ SIDES = {"LATERAL ERECT": "lateral", "Lateral upright": "lateral", "lat supine":
          "postero-anterior": "frontal", "PA erect": "frontal", "": "", "swimmer": "", "12": ""}
 
 @pytest.mark.parametrize("cell, side", SIDES.items(), ids=[repr(s) for s in SIDES])
-def test_sides(cell, side): assert known_view(cell) == side and plain_view(cell)[0] == (side or "frontal") and bool(plain_view(cell)[1]) == (not side and cell != "")
+def test_sides(cell, side):
+    noticed = {}
+    views = _first_views([("x.png", cell, "X")], noticed)
+    assert known_view(cell) == side and views[side or "frontal"] == "X"
+    assert bool(noticed) == (not side and cell != "")
 
 @quick
 @given(st.sampled_from([s for s in SIDES if SIDES[s] == "lateral"]), st.sampled_from(["erect", "supine", "upright", "portable", "standing", ""]), st.booleans(), st.sampled_from([" ", "_", "-", ", "]))
@@ -522,7 +526,7 @@ def test_a_known_split_of_other_data(tmp_path, split):
 def test_the_names_that_data_promises():
     names = {}
     exec("from radiology_clip_mini.data import *", names)
-    assert {"DataConfig", "load_data", "StudyData"} <= set(names)
+    assert {"DataConfig", "prepare_data", "StudyData"} <= set(names)
 
 
 def test_a_table_on_top_needs_no_walk(folder, monkeypatch):
