@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radiology_clip_mini import cache
+from radiology_clip_mini.base import pictures
 from radiology_clip_mini.base.sources import read_folder
 
 N = 300
 BUILD = """
 import sys
-from radiology_clip_mini import cache
+from radiology_clip_mini.base import pictures
 from radiology_clip_mini.base.sources import read_folder
-real, reads = cache.read_grey, []
+real, reads = pictures.read_grey, []
 def read(*args): reads.append(1); return real(*args)
-cache.read_grey = read
+pictures.read_grey = read
 print("ready", flush=True)
-cache.build_cache(read_folder(sys.argv[1], {}), 64, sys.argv[2], workers=1)
+pictures.build_cache(read_folder(sys.argv[1], {}), 64, sys.argv[2], workers=1)
 print(len(reads))
 """
 
@@ -49,11 +49,11 @@ def test_a_killed_build_goes_on(folder, tmp_path, monkeypatch):
     kept = done_rows(tmp_path)
     assert 64 <= kept < N, "the build was not caught half-way"
     assert not list(tmp_path.rglob("pixels.npy"))
-    real, reads = cache.read_grey, []
-    monkeypatch.setattr(cache, "read_grey", lambda *args: (reads.append(1), real(*args))[1])
-    finished = cache.build_cache(read_folder(folder, {}), 64, tmp_path)
+    real, reads = pictures.read_grey, []
+    monkeypatch.setattr(pictures, "read_grey", lambda *args: (reads.append(1), real(*args))[1])
+    finished = pictures.build_cache(read_folder(folder, {}), 64, tmp_path)
     assert len(reads) == N - kept
-    whole = cache.build_cache(read_folder(folder, {}), 64, tmp_path/"fresh")
+    whole = pictures.build_cache(read_folder(folder, {}), 64, tmp_path/"fresh")
     assert (finished.hashes == whole.hashes).all()
     every = np.arange(N), np.zeros(N, int)
     assert (finished.read(*every) == whole.read(*every)).all()
@@ -61,10 +61,10 @@ def test_a_killed_build_goes_on(folder, tmp_path, monkeypatch):
 
 def test_a_torn_part_is_started_anew(folder, tmp_path):
     studies = read_folder(folder, {})
-    whole = cache.build_cache(studies, 64, tmp_path)
+    whole = pictures.build_cache(studies, 64, tmp_path)
     for name in ("pixels", "hashes"): (whole.folder/f"{name}.npy").rename(whole.folder/f"{name}.part.npy")
     (whole.folder/"done.part.npy").write_bytes(b"\x93NUMPY torn")
-    again = cache.build_cache(studies, 64, tmp_path)
+    again = pictures.build_cache(studies, 64, tmp_path)
     assert (again.hashes == whole.hashes).all()
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image, TiffImagePlugin
 
-from radiology_clip_mini import cache, runs, settings as options
+from radiology_clip_mini.base import pictures, settings as options
+from radiology_clip_mini.lab import report, runs
 from radiology_clip_mini.base.collections import load_studies, read_studies
 from radiology_clip_mini.base.settings import DataConfig
 from radiology_clip_mini.lab.runs import load_data
@@ -120,7 +121,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("write", PICTURES.values(), ids=PICTURES)
 def test_every_picture_is_the_chest(write):
-    found, note = cache.read_grey(dict(bytes=write()), SIZE)
+    found, note = pictures.read_grey(dict(bytes=write()), SIZE)
     assert note == "" and likeness(found) >= .99 and found.max() > 200
 
 
@@ -132,12 +133,12 @@ def test_any_range_of_values(form, bits, start, inverse):
     values = start + DEEP / 255 * top
     if form == "DICOM": whole = dicom(start + top - DEEP / 255 * top, "MONOCHROME1") if inverse else dicom(values)
     else: whole = saved(values.astype(np.uint16), form)
-    assert likeness(cache.read_grey(dict(bytes=whole), SIZE)[0]) >= .99
+    assert likeness(pictures.read_grey(dict(bytes=whole), SIZE)[0]) >= .99
 
 
 @pytest.mark.parametrize("padding, fields", [(65_535, {}), (0, {}), (64_000, dict(PixelPaddingRangeLimit=65_535))], ids=["high", "low", "range"])
 def test_padding_is_black_and_stretches_nothing(padding, fields):
-    found, _ = cache.read_grey(dict(bytes=dicom(padded(DEEP*16 + 1, padding), PixelPaddingValue=padding, **fields)), SIZE)
+    found, _ = pictures.read_grey(dict(bytes=dicom(padded(DEEP*16 + 1, padding), PixelPaddingValue=padding, **fields)), SIZE)
     assert found[:8].max() == 0 and np.corrcoef(found[8:].ravel(), DEEP[8:].ravel())[0, 1] >= .99 and found.max() > 200
 
 
@@ -145,7 +146,7 @@ def test_padding_is_black_and_stretches_nothing(padding, fields):
 def test_further_pages_are_named(form):
     "What is written as several pages is read as the first of them."
     whole = saved(grey, form, save_all=True, append_images=[grey.transpose(Image.Transpose.ROTATE_180)], **(dict(quality=95) if form == "WEBP" else {}))
-    found, note = cache.read_grey(dict(bytes=whole), SIZE)
+    found, note = pictures.read_grey(dict(bytes=whole), SIZE)
     assert note == "only the first of 2 pages was read" and likeness(found) >= .99
 
 
@@ -154,7 +155,7 @@ REFUSED = {"no value at all": (lambda: saved(np.full((16, 16), np.nan, np.float3
            "cut off": (lambda: saved(grey, "PNG")[:200], "OSError")}
 
 @pytest.mark.parametrize("write, message", REFUSED.values(), ids=REFUSED)
-def test_what_is_no_picture_says_so(write, message): assert cache._try_read(dict(bytes=write()), SIZE) == (None, message)
+def test_what_is_no_picture_says_so(write, message): assert pictures._try_read(dict(bytes=write()), SIZE) == (None, message)
 
 
 # Tables
@@ -257,7 +258,7 @@ def test_odd_pictures_are_listed_and_kept(folder):
     assert len(data.studies) == 30 and data.skipped == {
         "2 frontal": "frontal image: looks inverted", "3 frontal": "frontal image: looks upside down", "4 frontal": "frontal image: nearly one grey",
         "5 frontal": "frontal image: only the first of 2 pages was read; looks inverted"}
-    titles = {ax.get_title() for ax in runs.contact_sheet(data).axes} - {""}
+    titles = {ax.get_title() for ax in report.contact_sheet(data).axes} - {""}
     assert titles == {"2: looks inverted", "3: looks upside down", "4: nearly one grey", "5: only the first of 2 pages was read; looks inverted"}
 
 
@@ -276,13 +277,26 @@ def test_one_picture_under_two_patients(folder):
 # Settings and paths
 
 ALIASES = "a: &a [1]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)]*9)}]\n" for i in range(12))
-SETTINGS = {"a seed below 0": ("--seed=-1", "seed is -1"), "no number": ("--data.val_fraction=.nan", "data.val_fraction is nan"), "a share of 1": ("--data.test_fraction=1", "data.test_fraction is 1"),
-            "a trillion epochs": ("--train.epochs=1000000000000", "at most 100,000"), "endless decay": ("--train.weight_decay=.inf", "train.weight_decay is inf"),
-            "no rate": ("--train.lr=.nan", "train.lr is nan"), "no patient": ("--data.max_patients=0", "data.max_patients is 0")}
+SETTINGS = { # a message of jsonargparse names the setting and its bounds
+    "a seed below 0": ("--seed=-1", '"seed".*-1 does not conform to restriction v>=0 and v<4294967296'),
+    "no number": ("--data.val_fraction=.nan", '"data.val_fraction"'), "a share of 1": ("--data.test_fraction=1", '"data.test_fraction".*1 does not conform to restriction v>0 and v<1'),
+    "a trillion epochs": ("--train.epochs=1000000000000", '"train.epochs".*restriction v>=1 and v<=100000'),
+    "endless decay": ("--train.weight_decay=inf", '"train.weight_decay".*restriction v>=0 and v<inf'),
+    "no rate": ("--train.lr=nan", '"train.lr".*restriction v>0 and v<inf'), "no patient": ("--data.max_patients=0", '"data.max_patients"'),
+    "a batch of one": ("--train.batch_size=1", '"train.batch_size".*restriction v>=2'), "a tiny picture": ("--data.image_size=31", '"data.image_size".*restriction v>=32'),
+}
 
 @pytest.mark.parametrize("option, message", SETTINGS.values(), ids=SETTINGS)
 def test_every_wrong_setting_says_so(option, message):
-    with pytest.raises(ValueError, match=message): options.check_config(options.load_config("demo", option))
+    with pytest.raises(ValueError, match=f"(?s){message}"): options.load_config("demo", option)
+
+
+@pytest.mark.parametrize("option", [option for option, _ in SETTINGS.values()])
+def test_a_config_made_in_python_is_refused_as_well(option):
+    name, value = option.removeprefix("--").split("=")
+    config, group, field = options.Config(), *name.rpartition(".")[::2]
+    setattr(getattr(config, group) if group else config, field, float(value.replace(".n", "n")))
+    with pytest.raises(ValueError, match=f'"{name}"'): options.check_config(config)
 
 
 def test_a_config_of_nested_aliases_ends_at_once(tmp_path):
@@ -309,14 +323,13 @@ def test_no_formula_in_a_table(): assert [plain_cell(x) for x in ("=1+1", "+1", 
 
 # Pipes and folders where a file should be: nobody waits for them
 
-def annotated(folder): return DataConfig(source=str(folder), form="r2gen")
 PLACES = {
     "the source": lambda f: (f/"pipe", lambda: read_studies(DataConfig(source=str(f/"pipe")))),
     "a parquet file": lambda f: (f/"t.parquet", lambda: read_studies(DataConfig(source=str(f/"t.parquet")))),
     "metadata.csv": lambda f: (f/"metadata.csv", lambda: read_studies(DataConfig(source=str(f)))),
     "metadata.jsonl": lambda f: (f/"metadata.jsonl", lambda: read_studies(DataConfig(source=str(f)))),
-    "annotation.json": lambda f: (f/"annotation.json", lambda: read_studies(annotated(f))),
-    "a report": lambda f: (f/"1.xml", lambda: read_studies(DataConfig(source=str(f), form="openi"))),
+    "annotation.json": lambda f: (f/"annotation.json", lambda: read_studies(DataConfig(source=str(f)))),
+    "a report": lambda f: (f/"1.xml", lambda: read_studies(DataConfig(source=str(f)))),
     "a config": lambda f: (f/"c.yaml", lambda: options.load_config(str(f/"c.yaml"))),
     "a split file": lambda f: (f/"s.json", lambda: load_data(DataConfig(source="phantom", phantoms=6, image_size=32, cache_dir=str(f), split_file=str(f/"s.json")))),
     "weights": lambda f: (f/"w.pth", lambda: image_encoder("resnet18", str(f/"w.pth"))),
@@ -343,5 +356,5 @@ def test_a_pipe_among_the_pictures(folder):
     os.mkfifo(folder/"e.png")
     studies, noticed = read(folder, "a.png,1,1,PA,Clear.\ne.png,2,2,PA,Clear.\n")
     assert studies["study_id"][:] == ["1"] and noticed == {"e.png": "the image file is not there", "2": "no image"}
-    assert cache._try_read(dict(path=str(folder/"e.png"), bytes=None), 32) == (None, "FileNotFoundError")
-    assert cache._identity(dict(path=str(folder/"e.png"), bytes=None)).endswith("missing")
+    assert pictures._try_read(dict(path=str(folder/"e.png"), bytes=None), 32) == (None, "FileNotFoundError")
+    assert pictures._identity(dict(path=str(folder/"e.png"), bytes=None)).endswith("missing")

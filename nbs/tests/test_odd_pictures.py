@@ -1,13 +1,19 @@
 """Pictures that viewers show and a program easily reads wrongly. A row each: what is odd about it; the drawn chest must come out, or a message."""
-import base64, io
+import base64, io, zlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from radiology_clip_mini import cache
+from radiology_clip_mini.base import pictures
+from radiology_clip_mini.base.collections import read_studies
+from radiology_clip_mini.base.settings import DataConfig
+from radiology_clip_mini.base.sources import read_folder
+from radiology_clip_mini.base.splits import SPLITS
+from radiology_clip_mini.data import gather_data
 from test_odd_inputs import CHEST, DEEP, SIZE, dicom, grey, saved, tagged
 
 pydicom = pytest.importorskip("pydicom")
@@ -15,7 +21,7 @@ CASES = Path(__file__).parents[3]/"shared/cases"
 FLAT = np.zeros(CHEST.shape, bool)
 
 
-def read(whole, size=SIZE): return cache.read_grey(dict(bytes=whole), size)
+def read(whole, size=SIZE): return pictures.read_grey(dict(bytes=whole), size)
 
 
 def is_chest(found, odd=FLAT, chest=DEEP):
@@ -311,7 +317,7 @@ def test_every_compression_has_its_decoder(syntax, content):
 def test_a_missing_decoder_is_named(syntax, monkeypatch):
     monkeypatch.setattr(pydicom.pixels.get_decoder(syntax), "_available", {})
     message = f"no decoder for {pydicom.uid.UID(syntax).name}: pip install 'radiology-clip-mini[dicom]'"
-    assert cache._try_read(dict(bytes=compressed(syntax, b"\xff\xd8")), 16) == (None, message)
+    assert pictures._try_read(dict(bytes=compressed(syntax, b"\xff\xd8")), 16) == (None, message)
 
 
 def report():
@@ -336,8 +342,83 @@ REFUSED = {
 @pytest.mark.parametrize("write, message", REFUSED.values(), ids=REFUSED)
 @pytest.mark.filterwarnings("ignore")
 def test_what_cannot_be_read_says_why(write, message):
-    found, reason = cache._try_read(dict(bytes=write()), SIZE)
+    found, reason = pictures._try_read(dict(bytes=write()), SIZE)
     assert found is None and reason.startswith(message)
+
+
+# A folder of pictures of many kinds
+
+def ramp_image(mode):
+    "A picture that grows lighter from left to right."
+    ramp = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (60, 1))
+    if mode == "I;16": return Image.fromarray(ramp.astype(np.uint16)*257)
+    return Image.fromarray(ramp).convert("RGB").convert(mode)
+
+
+KINDS = {"L": "grey.png", "CMYK": "cmyk.jpg", "RGBA": "alpha.png", "P": "palette.png", "LA": "grey alpha ü.png", "I;16": "deep.png", "1": "bits.png"}
+
+def huge(whole):
+    "A PNG whose header claims 20,000 × 20,000 pixels."
+    whole = bytearray(whole)
+    whole[16:24] = (20_000).to_bytes(4, "big")*2
+    whole[29:33] = zlib.crc32(bytes(whole[12:29])).to_bytes(4, "big")
+    return bytes(whole)
+
+
+@pytest.fixture
+def odd_folder(tmp_path):
+    "Seven pictures of seven kinds, six files that are not pictures or hardly, and a table."
+    for mode, name in KINDS.items(): ramp_image(mode).save(tmp_path/name)
+    whole = (tmp_path/"grey.png").read_bytes()
+    broken = {"cut.png": whole[:len(whole)//2], "empty.png": b"", "words.png": b"no picture", "words.dcm": mark + b"no picture", "huge.png": huge(whole)}
+    for name, content in broken.items(): (tmp_path/name).write_bytes(content)
+    Image.new("L", (1, 1)).save(tmp_path/"one.png")
+    names = sorted(p.name for p in tmp_path.iterdir())
+    pd.DataFrame(dict(file_name=names, patient_id=names, text="Clear.", view="PA")).to_csv(tmp_path/"metadata.csv", index=False)
+    return tmp_path, names
+
+
+def test_a_folder_of_many_kinds(odd_folder):
+    "Colour, transparency, palettes, CMYK and 16 bits are read; what cannot be read is listed, and so are equal pictures."
+    folder, names = odd_folder
+    data = gather_data(read_folder(folder, {}), DataConfig(image_size=32, cache_dir=str(folder/"cache")), dict.fromkeys(SPLITS, names), {})
+    assert set(data.studies["study_id"]) == set(KINDS.values())
+    assert data.skipped == {
+        "patients alpha.png, grey alpha ü.png, grey.png": "a picture in common; kept in one part of a new split", "cut.png": "unreadable frontal image: OSError",
+        "empty.png": "unreadable frontal image: UnidentifiedImageError", "words.png": "unreadable frontal image: UnidentifiedImageError",
+        "huge.png": "unreadable frontal image: DecompressionBombError", "one.png": "unreadable frontal image: only 1 × 1 pixels",
+        "words.dcm": "unreadable frontal image: damaged DICOM: no picture in it"}
+    shown = {name: data.picture(i).astype(int) for i, name in enumerate(data.studies["study_id"])}
+    off = {name: int(np.abs(pixels - shown["grey.png"]).max()) for name, pixels in shown.items()}
+    assert {name for name, worst in off.items() if worst > 1} == {"palette.png", "bits.png", "deep.png"} and off["palette.png"] < 10
+    assert np.abs(shown["deep.png"] - (shown["grey.png"]*255/236).round()).max() <= 2 # 16 bits fill the whole range
+
+
+def test_a_lost_view(tmp_path):
+    "A study is kept for the view that can be read, and its losses are listed; blank pictures are noticed."
+    for name, value in (("good", 90), ("side", 50)): Image.new("L", (60, 50), value).save(tmp_path/f"{name}.png")
+    (tmp_path/"zero.png").write_bytes(b"")
+    (tmp_path/"metadata.csv").write_text("file_name,study_id,patient_id,view,text\ngood.png,1,1,PA,A.\nzero.png,2,2,PA,B.\nzero.png,4,4,PA,D.\nside.png,4,4,L,D.\n")
+    skipped = {}
+    def read_views(views):
+        cfg = DataConfig(image_size=32, views=views, cache_dir=str(tmp_path/"cache"))
+        return gather_data(read_folder(tmp_path, {}), cfg, dict.fromkeys(SPLITS, ["1", "4"]), skipped)
+    found = [(d.studies["study_id"][:], d.view_ids.tolist()) for d in map(read_views, ("any", "both", "lateral"))]
+    assert found == [(["1", "4"], [[0], [1]]), (["1", "4"], [[0, -1], [-1, 1]]), (["4"], [[1]])]
+    assert skipped == {"4 frontal": "unreadable frontal image: UnidentifiedImageError", "2": "no lateral image", "1": "no lateral image",
+                       "1 frontal": "frontal image: nearly one grey", "4 lateral": "lateral image: nearly one grey"}
+    assert read_views("both").seen(1) == ["lateral"] and read_views("both").picture(1).max() == 50
+
+
+def test_the_views_of_open_i(tmp_path):
+    "Its DICOM files are named by the XML; which one is lateral is known by its number."
+    folder = tmp_path/"NLMCXR_dcm/1"
+    folder.mkdir(parents=True)
+    for number in (3001, 4001): (folder/f"1_IM-0001-{number}.dcm").write_bytes(dicom(DEEP*16))
+    (tmp_path/"1.xml").write_text('<e><uId id="CXR1"/><AbstractText Label="FINDINGS">Clear.</AbstractText>'
+                                  '<parentImage id="CXR1_1_IM-0001-3001"/><parentImage id="CXR1_1_IM-0001-4001"/></e>')
+    studies = read_studies(DataConfig(source=str(tmp_path)))[0].with_format("arrow")
+    assert [Path(studies[view].combine_chunks()[0]["path"].as_py()).name for view in ("frontal", "lateral")] == ["1_IM-0001-4001.dcm", "1_IM-0001-3001.dcm"]
 
 
 # Files that went wrong once, where they are at hand
@@ -346,7 +427,7 @@ def test_what_cannot_be_read_says_why(write, message):
 def test_the_collected_cases():
     chest = read((CASES/"dicom/plain.dcm").read_bytes(), 64)[0]
     for path in sorted((CASES/"dicom").glob("*.dcm")):
-        found, reason = cache._try_read(dict(path=str(path), bytes=None), 64)
+        found, reason = pictures._try_read(dict(path=str(path), bytes=None), 64)
         if path.stem.startswith("jpeg"): assert found is None and reason.startswith("damaged DICOM (RuntimeError, JPEG") # their pixels are zeros
         else: assert is_chest(found, (found > 250) | (found == 0), chest.astype(float)), path.name
     for path in (CASES/"marker16").glob("*.png"):
