@@ -10,13 +10,11 @@ import torch
 import transformers as hf
 from transformers.utils import logging as transformers_logging
 
-from radiology_clip_mini import gradcam, runs, train as training
-from radiology_clip_mini.base.settings import DataConfig
-from radiology_clip_mini.lab.runs import load_data
-from radiology_clip_mini.base.settings import ModelConfig
+from radiology_clip_mini.base.settings import Config, DataConfig, ModelConfig, PathsConfig, TrainConfig
+from radiology_clip_mini.lab import runs
+from radiology_clip_mini.lab.evaluate import visualise_run
+from radiology_clip_mini.lab.runs import load_data, read_run
 from radiology_clip_mini.models import CLIPMini, learn_tokenizer, text_encoder
-from radiology_clip_mini.lab.runs import read_run
-from radiology_clip_mini.base.settings import Config, PathsConfig, TrainConfig
 
 CASES = Path(__file__).parents[3]/"shared/cases"
 WORDS = ["No pleural effusion or pneumothorax.", "The heart is enlarged.", "Opacity in the left lower lobe, new since the prior film.", "Clear lungs."]
@@ -149,7 +147,7 @@ def test_accepted(tmp_path, make):
     make(tmp_path)
     model = clip_mini(tmp_path)
     vectors = model.encode_text(WORDS)
-    training.check_text_length(model)
+    runs.check_text_length(model)
     assert torch.pdist(vectors).min() > 1e-5
     assert torch.allclose(torch.cat([model.encode_text([text]) for text in WORDS]), vectors, atol=1e-5)
     assert torch.equal(CLIPMini.from_pretrained(model.save_pretrained(tmp_path/"again")).encode_text(WORDS), vectors)
@@ -169,15 +167,15 @@ def test_longest_text(tmp_path, make, max_length, message):
     make(tmp_path)
     model = clip_mini(tmp_path, max_length)
     assert model.tokenize([LONG*3])["input_ids"].shape == (1, max_length)
-    if not message: return training.check_text_length(model)
-    with pytest.raises(ValueError, match=message): training.check_text_length(model)
+    if not message: return runs.check_text_length(model)
+    with pytest.raises(ValueError, match=message): runs.check_text_length(model)
 
 
 def test_longest_text_without_an_answer(tmp_path):
     "Where no length helps, the encoder's own words are given."
     model = clip_mini(bert(tmp_path))
     with mock.patch.object(CLIPMini, "text_features", side_effect=RuntimeError("odd shapes")), pytest.raises(ValueError, match="cannot take a text of that length; odd shapes"):
-        training.check_text_length(model)
+        runs.check_text_length(model)
 
 
 # Texts
@@ -190,16 +188,15 @@ def config(source, folder, **model):
 @pytest.mark.parametrize("make, max_length, message", [(roberta, 80, "give --model.max_length 78"), (REFUSED["T5"][0], 64, "encoder of texts"), (REFUSED["no tokenizer"][0], 64, "do not belong")], ids=["RoBERTa", "T5", "no tokenizer"])
 def test_no_run_folder_is_left(tmp_path, make, max_length, message):
     make(tmp_path/"encoder")
-    with pytest.raises(ValueError, match=message): training.train(config("phantom", tmp_path/"results", text_encoder=str(tmp_path/"encoder"), max_length=max_length))
+    with pytest.raises(ValueError, match=message): runs.train(config("phantom", tmp_path/"results", text_encoder=str(tmp_path/"encoder"), max_length=max_length))
     assert not list((tmp_path/"results").iterdir())
 
 
 @pytest.mark.parametrize("max_length, cut", [(256, False), (20, True)])
 def test_texts_that_are_cut_are_counted(tmp_path, capsys, monkeypatch, max_length, cut):
-    monkeypatch.setattr(training, "fit", mock.Mock(return_value=mock.Mock(signal=None)))
-    monkeypatch.setattr(training, "finish_run", mock.Mock())
+    monkeypatch.setattr(runs, "fit", mock.Mock())
     settings = config("phantom", tmp_path, max_length=max_length)
-    info = read_run(training.train(settings))["data"]
+    info = read_run(runs.train(settings))["data"]
     data = load_data(settings.data, settings.seed)
     tokenizer = learn_tokenizer(data.texts(data.rows("train")))
     lengths = {split: [len(ids) for ids in tokenizer(data.texts(data.rows(split)))["input_ids"]] for split in ("train", "val", "test")}
@@ -215,7 +212,7 @@ def test_long_reports():
     data = load_data(DataConfig(source=str(CASES/"long_reports"), image_size=32), seed=1)
     for max_length, n in ((128, 60), (ModelConfig.max_length, 0)):
         model = CLIPMini(ModelConfig(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder="scratch", max_length=max_length), data.texts(data.rows("train")))
-        assert sum(training.count_cut(model, data)["cut_texts"].values()) == n
+        assert sum(runs.count_cut(model, data)["cut_texts"].values()) == n
 
 
 PAIRS = {
@@ -269,6 +266,6 @@ def test_a_transformer_gets_its_retrieval_grid(tmp_path):
     "An encoder without a map: the grid is drawn, and a warning says what is not."
     data = load_data(DataConfig(source="phantom", phantoms=24, image_size=224), seed=1)
     model = CLIPMini(ModelConfig(image_encoder="vit_b_32", image_weights="none", text_encoder="scratch"), data.texts(data.rows("train"))).eval()
-    with pytest.warns(UserWarning, match="VisionTransformer is a transformer.*retrieval grid, but no heat map"): written = gradcam.visualise_run(runs.Run(tmp_path, model, data, {}))
+    with pytest.warns(UserWarning, match="VisionTransformer is a transformer.*retrieval grid, but no heat map"): written = visualise_run(runs.Run(tmp_path, model, data, {}))
     assert written == [tmp_path/"viz/retrieval_grid.png"] and written[0].stat().st_size > 10_000
-    with pytest.raises(ValueError, match="method is 'cam'"): gradcam.visualise_run(runs.Run(tmp_path, model, data, {}), methods=("cam",))
+    with pytest.raises(ValueError, match="method is 'cam'"): visualise_run(runs.Run(tmp_path, model, data, {}), methods=("cam",))
