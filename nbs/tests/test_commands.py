@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from transformers import DistilBertConfig, DistilBertModel
 
-from radiology_clip_mini import commands
 from radiology_clip_mini.base.collections import load_studies
+from radiology_clip_mini.lab import cli
 from radiology_clip_mini.models import image_encoder, learn_tokenizer
 
 SMALL = ["--config", "demo", "--data.phantoms=60", "--data.image_size=48", "--train.epochs=1"]
-COMMANDS = dict(rclip_train=commands.train_command, rclip_eval=commands.eval_command, rclip_viz=commands.viz_command)
+COMMANDS = dict(rclip_train=cli.train_command, rclip_eval=cli.eval_command, rclip_viz=cli.viz_command)
 
 
 @pytest.fixture
@@ -32,17 +32,17 @@ def call(tmp_path, monkeypatch, capsys):
 def trained(tmp_path_factory):
     "A small run, trained by the command in a process of its own."
     folder = tmp_path_factory.mktemp("trained")
-    done = subprocess.run([sys.executable, "-m", "radiology_clip_mini.train", *SMALL], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "radiology_clip_mini", "train", *SMALL], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def test_train_eval_viz(trained):
     "The three commands in a row leave the files that DESIGN names."
-    for module, *words in (("metrics",), ("gradcam", "--method", "grad_cam"), ("gradcam",)):
-        done = subprocess.run([sys.executable, "-m", f"radiology_clip_mini.{module}", *words], cwd=trained, capture_output=True, text=True)
+    for words in (["eval"], ["viz", "--method", "grad_cam"], ["viz"]):
+        done = subprocess.run([sys.executable, "-m", "radiology_clip_mini", *words], cwd=trained, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        if module == "metrics": assert max(map(len, done.stdout.split("written")[0].splitlines())) <= 100
+        if words == ["eval"]: assert max(map(len, done.stdout.split("written")[0].splitlines())) <= 100
     run = trained/Path((trained/"results/latest.txt").read_text().strip()).parent
     made = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
     model = {f"{m}/{f}" for m in ("best", "last") for f in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")}
@@ -135,7 +135,8 @@ def test_import_is_light():
     "The package itself imports nothing heavy, and all of it imports without Jupyter."
     light = "import sys, radiology_clip_mini; assert not {'torch', 'numpy', 'datasets'} & set(sys.modules)"
     bare = ("import sys; sys.modules.update({m: None for m in ('IPython', 'ipywidgets', 'ipykernel', 'jupyterlab', 'nbdev')});"
-            "from radiology_clip_mini import data, models, loss, metrics, train, search, gradcam, explorer, phantom")
+            "from radiology_clip_mini import data, models, loss, metrics, train, gradcam; from radiology_clip_mini.base import phantom;"
+            "from radiology_clip_mini.lab import ask, runs")
     for code in (light, bare): subprocess.run([sys.executable, "-c", code], check=True)
 
 

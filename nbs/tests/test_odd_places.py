@@ -2,6 +2,7 @@
 import errno, json, os, resource, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 from accelerate.tracking import GeneralTracker
 import pandas as pd
@@ -10,18 +11,18 @@ from safetensors import SafetensorError
 import torch
 from transformers import DistilBertConfig, DistilBertModel
 
-from radiology_clip_mini import cache, checkpoints, command, commands, explorer, models, runs, train as training
+from radiology_clip_mini import models, train as training
+from radiology_clip_mini.base import pictures as base_pictures
 from radiology_clip_mini.base.collections import load_studies
-from radiology_clip_mini.base.settings import ModelConfig
+from radiology_clip_mini.base.settings import load_config, ModelConfig
+from radiology_clip_mini.lab import ask, cli, runs
+from radiology_clip_mini.lab.runs import find_ckpt, load_run, read_run, resume_config, train
 from radiology_clip_mini.models import CLIPMini, image_encoder, learn_tokenizer
-from radiology_clip_mini.lab.runs import find_ckpt, load_run, read_run, resume_config
-from radiology_clip_mini.base.settings import load_config
-from radiology_clip_mini.lab.runs import train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file names and limits as POSIX has them")
-COMMANDS = dict(rclip_train=commands.train_command, rclip_eval=commands.eval_command, rclip_viz=commands.viz_command)
+COMMANDS = dict(rclip_train=cli.train_command, rclip_eval=cli.eval_command, rclip_viz=cli.viz_command)
 NET = "shufflenet_v2_x0_5" # the smallest that still has all kinds of layers
-SMALL = (f"--model.image_encoder={NET}", "--data.image_size=32", "--train.epochs=2", "--train.batch_size=12", "--train.augment=true", "--model.dropout=.1")
+SMALL = (f"--model.image_encoder={NET}", "--data.image_size=32", "--train.epochs=2", "--train.batch_size=12", "--model.dropout=.1")
 DRAWN = ("--data.phantoms=40", *SMALL)
 
 
@@ -103,8 +104,35 @@ def test_a_killed_run_has_its_architecture(begun, tmp_path, monkeypatch):
     "It lies beside the first checkpoint, whatever ends the run after it."
     def die(*_): raise KeyboardInterrupt
     monkeypatch.setattr(training, "end_epoch", die)
-    with pytest.raises(KeyboardInterrupt): train(load_config("demo", *DRAWN, "--train.checkpoint_minutes=0", f"--paths.results_dir={tmp_path}"))
+    monkeypatch.setattr(runs, "SAVE_MINUTES", 0)
+    with pytest.raises(KeyboardInterrupt): train(load_config("demo", *DRAWN, f"--paths.results_dir={tmp_path}"))
     assert {p.name for p in tmp_path.glob("2*/last/*")} == {"training.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"}
+
+
+def with_older_settings(run, **more):
+    "Puts settings into a run.json that have left the project, with their defaults unless others are given."
+    info = read_run(run)
+    info["config"]["data"] |= dict(form="auto", num_workers=0)
+    info["config"]["train"] |= dict(patience=None, warmup=.1, freeze_norm=False, augment=False, checkpoint_minutes=10.) | more
+    (run/"run.json").write_text(json.dumps(info))
+    return run
+
+
+def test_an_older_run_goes_on(begun, tmp_path):
+    "Settings that are gone change nothing where they had their defaults."
+    run = with_older_settings(Path(shutil.copytree(begun[2], tmp_path/"run")))
+    train(resume_config(run, "--train.max_minutes=null"), resume=run)
+    assert outcome(run) == outcome(begun[1])
+
+
+@pytest.mark.parametrize("gone", [dict(patience=3), dict(warmup=0.), dict(freeze_norm=True), dict(augment=True)], ids=str)
+def test_an_older_run_that_cannot_go_on(begun, tmp_path, gone):
+    "One sentence says which setting is gone and what to do. Reading the run still works."
+    stopped = with_older_settings(Path(shutil.copytree(begun[2], tmp_path/"stopped")), **gone)
+    message = f"was begun with train.{[*gone][0]}, which this version no longer has; finish it with the version that began it"
+    with pytest.raises(ValueError, match=message): resume_config(stopped)
+    run = with_older_settings(Path(shutil.copytree(begun[1], tmp_path/"run")), **gone)
+    assert load_run(run).data.splits == read_run(run, "splits.json")
 
 
 def test_without_a_checkpoint_the_first_weights_count(begun, tmp_path):
@@ -152,13 +180,13 @@ def test_a_run_is_read_elsewhere(apart, tmp_path, monkeypatch, name, more, kept,
     home, run = apart
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path/"user"))
     seen = []
-    monkeypatch.setattr(explorer, "make_gallery", lambda model, data, split: seen.append(data))
-    monkeypatch.setattr(explorer, "Explorer", lambda gallery: gallery)
+    monkeypatch.setattr(ask, "kept_gallery", lambda model, data, split: seen.append(data))
+    monkeypatch.setattr(ask, "Explorer", lambda gallery: gallery)
     words = dict(ckpt=run) | places(home) | more(home, tmp_path)
-    if kept: explorer.explore(**words) if name == "explore" else seen.append(load_run(**words).data)
+    if kept: ask.explore(**words) if name == "explore" else seen.append(load_run(**words).data)
     else:
         with pytest.warns(UserWarning, match="user/radiology_clip_mini is used now, as the cache of this run cannot be: .*Not a directory"):
-            explorer.explore(**words) if name == "explore" else seen.append(load_run(**words).data)
+            ask.explore(**words) if name == "explore" else seen.append(load_run(**words).data)
     assert seen[0].images.folder.is_relative_to(tmp_path/root)
     if name == "explore": return
     data = load_run(**(words | dict(cache_dir=str(tmp_path/"now")))).info["config"]["data"]
@@ -177,10 +205,10 @@ def test_the_commands_know_the_places(call, apart, tmp_path, name):
 
 
 def test_rclip_app_knows_the_places(monkeypatch):
-    monkeypatch.setattr(explorer, "serve_page", lambda asked, port, no_browser: seen.update(asked))
+    monkeypatch.setattr(ask, "serve_page", lambda asked, port, no_browser: seen.update(asked))
     seen = {}
     monkeypatch.setattr(sys, "argv", ["rclip_app", "--images=a", "--cache_dir=b", "--source=c"])
-    commands.app_command()
+    cli.app_command()
     assert (seen["images"], seen["cache_dir"], seen["source"]) == ("a", "b", "c")
 
 
@@ -210,7 +238,7 @@ def test_the_setting_for_the_cache_is_named(call, begun, tmp_path, monkeypatch, 
     (run/"run.json").write_text(json.dumps(info))
     if "HOME" in environment: monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     for name, place in environment.items(): monkeypatch.setenv(name, place.format(file=tmp_path/"file"))
-    if error: monkeypatch.setattr(cache, "FileLock", type("FileLock", (NoLocks,), dict(error=error)))
+    if error: monkeypatch.setattr(base_pictures, "FileLock", type("FileLock", (NoLocks,), dict(error=error)))
     status, out, err = call("rclip_train", "--config=demo", *DRAWN, *(word.format(file=tmp_path/"file") for word in words))
     assert status == 1 and reason in err and "Give another folder: --data.cache_dir DIR" in err
     status, out, err = call("rclip_eval", "--ckpt", run, *(word.format(file=tmp_path/"file").replace("data.", "") for word in words))
@@ -250,7 +278,8 @@ def test_a_full_disk_keeps_the_model_before(tmp_path, monkeypatch, name, time, l
     ever_better = iter(range(1, 9))
     monkeypatch.setattr(training, "validate", lambda model, data: dict.fromkeys(("recall", "R@1", "R@10"), next(ever_better)/10))
     monkeypatch.setattr(CLIPMini, "save_pretrained", save_pretrained)
-    config = load_config("demo", *DRAWN, "--train.checkpoint_minutes=0", f"--paths.results_dir={tmp_path}")
+    monkeypatch.setattr(runs, "SAVE_MINUTES", 0)
+    config = load_config("demo", *DRAWN, f"--paths.results_dir={tmp_path}")
     with pytest.raises(OSError) as e: train(config)
     run = next(tmp_path.glob("2*"))
     advice = "There is no checkpoint yet" if name == "last" and time == 1 else f"go on from it with rclip_train --resume {run}"
@@ -287,11 +316,13 @@ def test_a_scaler_is_loaded_where_both_have_one(tmp_path, before, now, loaded):
     optimizer = torch.optim.AdamW(net.parameters(), fused=True)
     net(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    class Half:
-        is_main_process = True
-        def __init__(self, scaler): self.scaler = scaler
-    checkpoints.save_checkpoint(tmp_path, net, optimizer, Half(before), checkpoints.Progress(step=3))
-    assert checkpoints.load_checkpoint(tmp_path, net, optimizer, Half(now)).step == 3
+    def state(scaler, step):
+        accelerator = SimpleNamespace(is_main_process=True, scaler=scaler)
+        return SimpleNamespace(model=net, optimizer=optimizer, accelerator=accelerator, step=step, best=None)
+    runs.save_checkpoint(tmp_path, state(before, 3))
+    resumed = state(now, 0)
+    runs.load_checkpoint(tmp_path, resumed)
+    assert resumed.step == 3
     assert (now.loaded if now else []) == loaded
 
 
@@ -312,10 +343,10 @@ class Strict(GeneralTracker):
         self.settings = values
 
 
-@pytest.mark.parametrize("words", [[], ['--data.columns={"text": "report", "frontal": "image"}'], ["--data.max_patients=30", "--train.patience=null"]])
+@pytest.mark.parametrize("words", [[], ['--data.columns={"text": "report", "frontal": "image"}'], ["--data.max_patients=30", "--train.chunk_size=null"]])
 def test_a_tracker_gets_plain_settings(tmp_path, monkeypatch, words):
-    tracker, make = Strict(), training.make_accelerator
-    monkeypatch.setattr(training, "make_accelerator", lambda amp, name: make(amp, tracker))
+    tracker, make = Strict(), runs.make_accelerator
+    monkeypatch.setattr(runs, "make_accelerator", lambda amp, name: make(amp, tracker))
     train(load_config("demo", *DRAWN, "--train.epochs=1", f"--paths.results_dir={tmp_path}", *words))
     assert tracker.settings["train.batch_size"] == 12 and tracker.settings["data.max_patients"] in ("None", 30)
     if "columns" in "".join(words): assert tracker.settings["data.columns"] == "{'text': 'report', 'frontal': 'image'}"
@@ -323,8 +354,8 @@ def test_a_tracker_gets_plain_settings(tmp_path, monkeypatch, words):
 
 def test_a_tracker_that_does_not_start(tmp_path, monkeypatch, begun):
     "No run folder stays, but for one that was there."
-    make = training.make_accelerator
-    monkeypatch.setattr(training, "make_accelerator", lambda amp, name: make(amp, Strict(fails=True)))
+    make = runs.make_accelerator
+    monkeypatch.setattr(runs, "make_accelerator", lambda amp, name: make(amp, Strict(fails=True)))
     with pytest.raises(ValueError, match="train.tracker .* does not start: no key is set"): train(load_config("demo", *DRAWN, f"--paths.results_dir={tmp_path}"))
     assert not list(tmp_path.iterdir())
     run = Path(shutil.copytree(begun[2], tmp_path/"run"))
@@ -401,7 +432,7 @@ def test_jupyter_gets_a_folder(tmp_path, monkeypatch, home, moved):
     (tmp_path/"file").touch()
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "XDG_DATA_HOME"): monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path/home))
-    found = explorer._jupyter_home("for the time")
+    found = ask._jupyter_home("for the time")
     assert set(found.values()) == ({"for the time"} if moved else set())
 
 
@@ -469,12 +500,12 @@ def test_the_name_is_shown(capsys, path, shown):
         try: path.encode()
         except UnicodeEncodeError as e: raise ValueError("a library's own words") from e
     for fails in (path.encode, behind):
-        with pytest.raises(SystemExit): command.clear_errors(fails, "rclip_eval")
+        with pytest.raises(SystemExit): cli.clear_errors(fails, "rclip_eval")
         err = capsys.readouterr().err
         assert shown in err and len(err) < 400
 
 
 def test_other_words_stay(capsys):
     "A character that a terminal cannot show is another matter."
-    with pytest.raises(SystemExit): command.clear_errors(lambda: "→".encode("ascii"), "rclip_eval")
+    with pytest.raises(SystemExit): cli.clear_errors(lambda: "→".encode("ascii"), "rclip_eval")
     assert "ordinal not in range" in capsys.readouterr().err

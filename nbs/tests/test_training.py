@@ -8,9 +8,8 @@ import torch
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and gloo as POSIX has them")
 multi = multiprocessing.get_context("forkserver") # imports once, so that each of the many processes starts in milliseconds
-multi.set_forkserver_preload(["radiology_clip_mini.train"])
-SMALL = ("--data.phantoms=40", "--data.image_size=32", "--train.epochs=6", "--train.batch_size=12", "--train.checkpoint_minutes=0", "--train.augment=true",
-         "--model.dropout=.1")
+multi.set_forkserver_preload(["radiology_clip_mini.lab.runs"])
+SMALL = ("--data.phantoms=40", "--data.image_size=32", "--train.epochs=6", "--train.batch_size=12", "--model.dropout=.1")
 
 
 def settings(results, *more):
@@ -18,39 +17,41 @@ def settings(results, *more):
     return load_config("demo", *SMALL, f"--paths.results_dir={results}", f"--data.cache_dir={results}/cache", *more)
 
 
-def session(results, rank, world, port, resume, more, hurt):
-    "One process of one session of a run; `hurt` names what goes wrong in it, and when."
+def session(results, rank, world, port, resume, more, hurt, minutes=0):
+    "One process of one session of a run, with a checkpoint after so many minutes; `hurt` names what goes wrong in it, and when."
     if world > 1: os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler) # which a process in the background does not have
-    from radiology_clip_mini import train as module
+    from radiology_clip_mini.lab import runs
     from radiology_clip_mini.lab.cli import clear_errors
-    if hurt: HURT[hurt[0]](module, hurt[1])
+    runs.SAVE_MINUTES = minutes
+    if hurt: HURT[hurt[0]](hurt[1])
     with open(f"{results}/log{rank}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
-        clear_errors(lambda: module.train(settings(results, *more), resume=resume), "rclip_train")
+        clear_errors(lambda: runs.train(settings(results, *more), resume=resume), "rclip_train")
 
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_in_step(module, n):
+def die_in_step(n):
     "Dies in the n-th step of this session, after its gradients."
+    from radiology_clip_mini import train as module
     real, count = module.average_gradients, iter(range(10**6))
     def average_gradients(model): die() if next(count) == n else real(model)
     module.average_gradients = average_gradients
 
 
-def die_in_write(module, n):
+def die_in_write(n):
     "Dies while it writes its n-th checkpoint: the file is there by half."
-    from radiology_clip_mini import checkpoints
-    real, count = checkpoints.save_file, iter(range(10**6))
+    from radiology_clip_mini.lab import runs
+    real, count = runs.save_file, iter(range(10**6))
     def save_file(tensors, path, metadata):
         real(tensors, path, metadata)
         if next(count) == n: os.truncate(path, path.stat().st_size // 2), die()
-    checkpoints.save_file = save_file
+    runs.save_file = save_file
 
 
-def die_in_move(module, n):
+def die_in_move(n):
     "Dies between writing its n-th checkpoint and moving it to its place."
     from radiology_clip_mini.lab.runs import CHECKPOINT
     real, count = os.replace, iter(range(10**6))
@@ -60,13 +61,14 @@ def die_in_move(module, n):
     os.replace = replace
 
 
-def small_disk(module, n):
-    "No file may grow beyond n bytes once the n-th checkpoint is there, as on a full disk."
-    real = module.save_checkpoint
-    def save_checkpoint(folder, model, optimizer, accelerator, progress):
-        if progress.step > n: signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000,)*2)
-        real(folder, model, optimizer, accelerator, progress)
-    module.save_checkpoint = save_checkpoint
+def small_disk(n):
+    "No file may grow beyond 1 MB once the n-th checkpoint is there, as on a full disk."
+    from radiology_clip_mini.lab import runs
+    real = runs.save_checkpoint
+    def save_checkpoint(folder, state, **progress):
+        if state.step > n: signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000,)*2)
+        real(folder, state, **progress)
+    runs.save_checkpoint = save_checkpoint
 
 
 HURT = dict(step=die_in_step, write=die_in_write, move=die_in_move, disk=small_disk)
@@ -129,7 +131,7 @@ def test_a_signal_ends_well(tmp_path, number, whole):
     "A checkpoint is written, the message says how to go on, and the end is the signal's own; resumed, the run is as if nothing had been."
     world, expected = whole
     if world == 2: pytest.skip("one process is enough")
-    process = multi.Process(target=session, args=(str(tmp_path), 0, 1, 0, None, ("--train.checkpoint_minutes=10",), None))
+    process = multi.Process(target=session, args=(str(tmp_path), 0, 1, 0, None, (), None, 10))
     process.start()
     while not list(tmp_path.glob("2*/history.jsonl")): time.sleep(.01)
     time.sleep(.3)
@@ -188,9 +190,10 @@ def gradients(folder, rank, world, port, chunk_size, weight):
     torch.set_num_threads(1)
     import numpy as np
     from radiology_clip_mini import train as m
-    config = settings(folder, f"--train.sentence_weight={weight}", "--train.grad_clip=1e9", "--train.augment=false")
+    from radiology_clip_mini.lab.runs import load_data
+    config = settings(folder, f"--train.sentence_weight={weight}", "--train.grad_clip=1e9")
     config.train.chunk_size = chunk_size
-    accelerator, data = m.make_accelerator(False), m.load_data(config.data, 1)
+    accelerator, data = m.make_accelerator(False), load_data(config.data, 1)
     assert m.process() == (rank, world)
     m.set_seed(0)
     rows = data.rows("train")
@@ -229,11 +232,11 @@ print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"])
 """
 
 
-@pytest.mark.parametrize("launcher, program", [(TORCHRUN, ["-m", "radiology_clip_mini.train"]), (TORCHRUN, ["script.py"]), (ACCELERATE, ["-m", "radiology_clip_mini.train"]), (ACCELERATE, ["script.py"])])
+@pytest.mark.parametrize("launcher, program", [(TORCHRUN, ["-m", "radiology_clip_mini", "train"]), (TORCHRUN, ["script.py"]), (ACCELERATE, ["-m", "radiology_clip_mini", "train"]), (ACCELERATE, ["script.py"])])
 def test_the_same_words_on_two_processes(tmp_path, launcher, program):
     "torchrun and accelerate launch need nothing but their own options."
     (tmp_path/"script.py").write_text(SCRIPT)
-    words = [str(free_port()), *program, "--config", "demo", *SMALL, "--train.epochs=1", "--train.checkpoint_minutes=10"]
+    words = [str(free_port()), *program, "--config", "demo", *SMALL, "--train.epochs=1"]
     done = subprocess.run([sys.executable, "-m", *launcher, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     if program == ["script.py"]: assert "rank 0 of 2" in done.stdout and "rank 1 of 2" in done.stdout
