@@ -77,7 +77,10 @@ function render({ model, el }) {
   const setup = model.get("setup");
   const root = make("div", { class: "rclip", style: "--heat: .65",
     onfocusin: (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "") }); // keys are ours, not JupyterLab's
-  const form = { k: setup.k, finding: "", method: setup.methods[0][1], find: "" };
+  const named = (text, n) => n ? `${text} (${n.toLocaleString()})` : text; // a finding and how many studies have it
+  const findings = [["all studies", ""], ...setup.findings.map(([name, n]) => [named(name, n), name])];
+  const methods = Object.entries(setup.methods).map(([method, name]) => [name, method]);
+  const form = { k: setup.k, finding: "", method: methods[0][1], find: "" };
   const say = (what, buffers) => { root.classList.add("busy"); model.send({ ...form, ...what }, undefined, buffers); };
   const link = (question) => { if (setup.linked) history.replaceState(null, "", `#${new URLSearchParams(question)}`); };
   const ask = (question) => { link(question); say(question); };
@@ -94,7 +97,7 @@ function render({ model, el }) {
   const [phrase, minus, second] = texts.map((label) => label.lastChild);
   const setPhrase = (text = "", less = "", other = "") => { [phrase.value, minus.value, second.value] = [text, less, other]; };
   const chips = setup.examples.map(([text, n]) => make("button", { class: "chip",
-    onclick: () => { setPhrase(text); ask(words()); } }, n ? `${text} (${n.toLocaleString()})` : text));
+    onclick: () => { setPhrase(text); ask(words()); } }, named(text, n)));
 
   const askStudy = (event) => event.target.value && ask({ do: "study", study: event.target.value });
   const ids = make("datalist", { id: `ids-${model.model_id ?? "rclip"}` }, ...setup.ids.map((value) => make("option", { value })));
@@ -120,9 +123,9 @@ function render({ model, el }) {
   const films = make("div", { class: "films" }), report = make("div", { class: "report" });
   const opened = make("div", { class: "opened", hidden: "" }, films, report);
 
-  root.append(line(...texts), line(...chips), line(study, ids, any, own, picker, k, setting("finding", "among", setup.findings),
+  root.append(line(...texts), line(...chips), line(study, ids, any, own, picker, k, setting("finding", "among", findings),
     setting("find", "look for", [["reports", ""], ["radiographs", "image_emb"]]), asked), gone, message, panels, opened,
-    line(heat, setting("method", "map by", setup.methods, () => open(place.panel, place.n)), save));
+    line(heat, setting("method", "map by", methods, () => open(place.panel, place.n)), save));
   root.addEventListener("dragover", (event) => event.preventDefault());
   root.addEventListener("drop", (event) => { event.preventDefault(); send(event.dataTransfer.files[0]); });
   viewer(opened);
@@ -157,9 +160,11 @@ function render({ model, el }) {
     model.on(`change:${name}`, () => draw(model.get(name)));
     draw(model.get(name));
   }
-  model.on("msg:custom", (said) => {
+  model.on("msg:custom", (said, buffers) => {
     if (said.done) root.classList.remove("busy");
-    if (said.save) make("a", { download: said.save, href: said.address }).click();
+    if (!said.save) return;
+    const name = said.save.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60); // of the question
+    make("a", { download: `${name}.png`, href: URL.createObjectURL(new Blob(buffers, { type: "image/png" })) }).click();
   });
   if (setup.linked) { // a page of its own: its address holds the question, and it notices when the program ends
     const question = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
