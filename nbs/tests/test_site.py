@@ -1,5 +1,6 @@
 "The built site in a browser: links, figures, errors, widths, light and dark, search. Run after nbdev_docs; skipped where there is no site or no browser."
 import ast, html, json, re, shutil, threading
+from configparser import ConfigParser
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +12,9 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="the site is looked at with playwright: pip install -e '.[dev]'")
 DOCS = Path(__file__).parents[2]/"_docs"
 PAGES = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.html"))
-HOME = "radiology-clip-mini.github.io/radiology-clip-mini/"
+INI = ConfigParser(delimiters=["="])
+INI.read(DOCS.parent/"settings.ini", encoding="utf-8")
+SITE = (INI["DEFAULT"]["doc_host"] + INI["DEFAULT"]["doc_baseurl"]).rstrip("/") + "/"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 DOT = dict(body='<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', content_type="image/svg+xml")
 NOTEBOOKS = [p for p in Path(__file__).parents[1].rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
@@ -87,11 +90,24 @@ def test_no_link_is_broken():
     for page, part in parts.items():
         for link in part.links:
             where, fragment = urldefrag(urljoin(f"http://site/{page}", link))
-            if urlsplit(where).netloc != "site" and HOME not in where: continue
-            target = file_of(where.replace(f"https://{HOME}", "http://site/"))
+            if page == "index.html" and re.match(r"(nbs|\.github)/", link): continue # see test_links_of_the_front_page
+            if urlsplit(where).netloc != "site" and SITE not in where: continue
+            target = file_of(where.replace(SITE, "http://site/"))
             if not (DOCS/target).is_file(): broken.append(f"{page}: {link}")
             elif fragment and target in parts and unquote(fragment) not in parts[target].ids: broken.append(f"{page}: {link} (no such heading)")
     assert not broken, "\n".join(broken)
+
+
+def test_links_of_the_front_page(visit, site):
+    "The README's links begin at the repository; on the site each leads to its page, or to the file in the repository."
+    page, wrong = visit("light")
+    page.goto(site + "index.html")
+    hrefs = page.evaluate("[...document.querySelectorAll('main a')].map(a => a.href)")
+    own = [href for href in hrefs if href.startswith(site)]
+    assert len([href for href in own if "tutorials/" in href]) > 5
+    assert not [href for href in own if not (DOCS/file_of(href)).is_file()]
+    files = [href for href in hrefs if "/.github/" in href]
+    assert files and all(href.startswith(INI["DEFAULT"]["git_url"] + "/blob/") for href in files) and not wrong
 
 
 # Code
@@ -99,16 +115,26 @@ def test_no_link_is_broken():
 def exported(notebook):
     "The functions and classes that a notebook exports, private ones too, with the lines they begin with."
     cells = ["".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
-    return [f"{'class' if isinstance(part, ast.ClassDef) else 'def'} {part.name}" for cell in cells if re.match(r"#\| exports?\n", cell)
-            for part in ast.parse(cell).body if isinstance(part, (ast.ClassDef, ast.FunctionDef))]
+    definitions = [node for cell in cells if re.match(r"#\| exports?\n", cell) for node in ast.parse(cell).body
+                   if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+    return [f"{'class' if isinstance(node, ast.ClassDef) else 'def'} {node.name}" for node in definitions]
 
 
-@pytest.mark.parametrize("notebook", sorted(p for p in NOTEBOOKS if any('"#| default_exp' in line for line in p.read_text(encoding="utf-8").splitlines())), ids=lambda p: p.stem)
+def shown(notebook):
+    "The text of a notebook's page."
+    page = DOCS/file_of(notebook.relative_to(Path(__file__).parents[1]).with_suffix(".html").as_posix())
+    return html.unescape(re.sub("<[^>]+>", "", page.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("notebook", sorted(filter(exported, NOTEBOOKS)), ids=lambda p: p.stem)
 def test_every_page_shows_its_code(notebook):
     "nbdev takes the source of an `export` cell from the page, and leaves that of an `exports` cell."
-    page = DOCS/file_of(notebook.relative_to(Path(__file__).parents[1]).with_suffix(".html").as_posix())
-    text = html.unescape(re.sub("<[^>]+>", "", page.read_text(encoding="utf-8")))
-    assert exported(notebook) and not [name for name in exported(notebook) if not re.search(rf"{re.escape(name)}\b", text)]
+    text = shown(notebook)
+    assert not [name for name in exported(notebook) if not re.search(rf"{re.escape(name)}\b", text)]
+
+
+def test_the_loss_is_on_its_page():
+    assert "def clip_loss" in shown(next(p for p in NOTEBOOKS if p.name == "02_loss.ipynb"))
 
 
 # Pages
