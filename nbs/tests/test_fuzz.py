@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from radiology_clip_mini import models, train
-from radiology_clip_mini.base import findings, pictures, settings as options, sources, splits
+from radiology_clip_mini.base import collections, findings, pictures, settings as options, sources, splits
 from radiology_clip_mini.base.collections import read_studies
 from radiology_clip_mini.base.settings import DataConfig
 from radiology_clip_mini.lab import ask, cli, published, runs
@@ -208,7 +208,7 @@ def test_any_text(term, record):
     SEEN["text"] += 1
     labels = findings.mesh_labels(term)
     assert labels == sorted(set(labels)) and all(findings.plain_finding(x) in [*findings.FINDINGS, "other"] for x in labels)
-    assert (text := sources.pick_text(record)) == text.strip() and sources.image_key(term) == sources.image_key(sources.image_key(term) + ".png")
+    assert (text := sources.pick_text(record)) == text.strip() and collections.image_key(term) == collections.image_key(collections.image_key(term) + ".png")
     ids = splits.text_ids([term, term, text])
     assert ids[0] == ids[1]
 
