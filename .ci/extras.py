@@ -19,7 +19,7 @@ def app():
     from radiology_clip_mini.gradcam import phrase_query
     explorer = explore()
     explorer.ask(phrase_query(explorer.gallery, "large heart"))
-    assert "large heart" in explorer.page.answers[0]["title"] and explorer.found
+    assert "large heart" in explorer.page.answers[0]["title"] and explorer.hits
     server = subprocess.Popen([Path(sys.executable).parent/"rclip_app", "--no_browser", "--port=8901"])
     try:
         for _ in range(600):

@@ -19,7 +19,7 @@ SMALL = ["--config", "demo", "--data.image_size=64", "--train.epochs=1", "--data
 
 
 def train(folder, *argv):
-    done = subprocess.run([sys.executable, "-m", "radiology_clip_mini.train", *SMALL, *argv], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "radiology_clip_mini", "train", *SMALL, *argv], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -299,10 +299,11 @@ def lab(tmp_path_factory):
     notebook = json.loads((Path(__file__).parents[1]/"05_gradcam.ipynb").read_text(encoding="utf-8"))
     sources = ["".join(cell["source"]) for cell in notebook["cells"]]
     imports = [cell for cell, source in zip(notebook["cells"], sources) if re.match(r"(#\| (export|hide)\n)?(import|from) ", source) and "git clone" not in source]
-    last = next(i for i, cell in enumerate(notebook["cells"]) if "## The demo, seen" in "".join(cell["source"]))
-    own = dict(cell_type="code", id="own", metadata={}, execution_count=None, outputs=[],
-               source="from radiology_clip_mini.gradcam import *\nfrom radiology_clip_mini.gradcam import _pick_study")
-    notebook["cells"] = [*imports[:2], own] + [cell for cell in notebook["cells"][last:] if "nbdev_export" not in "".join(cell["source"])]
+    last = next(i for i, cell in enumerate(notebook["cells"]) if "## The explorer over the demo" in "".join(cell["source"]))
+    source = "from radiology_clip_mini.gradcam import *\ndemo = load_run(results_dir='../results/demo')\ndemo_gallery = make_gallery(demo.model, demo.data)"
+    own = dict(cell_type="code", id="own", metadata={}, execution_count=None, outputs=[], source=source)
+    end = next(i for i, source in enumerate(sources) if "## Limits" in source)
+    notebook["cells"] = [*imports[:2], own, *notebook["cells"][last:end]]
     (folder/"nbs/05_gradcam.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     train(folder, "--data.phantoms=120", "--data.views=any")
     settings = folder/"settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
