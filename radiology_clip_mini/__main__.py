@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/lab/main.ipynb #ac99f13f
+#| eval: false
 if __name__ == "__main__":
     from radiology_clip_mini.lab.cli import main
     main()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FINDINGS', 'mesh_labels', 'plain_finding', 'listed_findings', 'label_matrix']
 
-# %% ../../nbs/base/findings.ipynb #f1d00004
+# %% ../../nbs/base/findings.ipynb #731fd4e7
 import json, re
 from itertools import chain
 
@@ -13,60 +13,57 @@ import numpy as np
 
 from .util import PACKAGE
 
-# %% ../../nbs/base/findings.ipynb #f1d00007
+# %% ../../nbs/base/findings.ipynb #f2811b38
 FINDINGS = json.loads((PACKAGE/"configs/findings.json").read_text(encoding="utf-8"))
 
-# %% ../../nbs/base/findings.ipynb #f1d00009
+# %% ../../nbs/base/findings.ipynb #5d772c52
 _NO_FINDING = ("", "normal", "no finding", "no findings", "none", "nan", "na", "n/a", "null", "no indexing",
                "technical quality of image unsatisfactory")
-_SIDES = dict(left=("left",), right=("right",), bilateral=("left", "right"))
+_SIDES = dict(left=["left"], right=["right"], bilateral=["left", "right"])
 _LOBES = ("upper lobe", "middle lobe", "lower lobe", "lingula")
 
 def _term_labels(term:str) -> list[str]: # Empty for a term that is no finding
     "The labels of one raw term: heading/qualifier/…"
-    heading, *places = [t.strip() for t in term.lower().split("/")]
+    heading, *qualifiers = [word.strip() for word in term.lower().split("/")]
     if heading in _NO_FINDING: return []
-    path = "/".join([heading, *places])
-    finding = next((f for f, pattern in FINDINGS.items() if re.match(pattern, path)), None)
+    whole = "/".join([heading, *qualifiers])
+    finding = next((name for name, pattern in FINDINGS.items() if re.match(pattern, whole)), None)
     if finding is None: return ["other"]
-    sides = chain.from_iterable(_SIDES.get(p, ()) for p in places)
-    lobe = next((p for p in places if p in _LOBES), "")
+    sides = chain.from_iterable(_SIDES.get(word, []) for word in qualifiers)
+    lobe = next((word for word in qualifiers if word in _LOBES), "")
     return [" ".join(f"{side} {lobe} {finding}".split()) for side in dict.fromkeys(sides) or [""]]
 
-# %% ../../nbs/base/findings.ipynb #f1d0000a
+# %% ../../nbs/base/findings.ipynb #41a436a7
 def mesh_labels(terms:str|None) -> list[str]: # Sorted, each once
     "Findings of raw terms (with semicolons between them), in the vocabulary of `FINDINGS` and 'other'."
-    return sorted(set(chain.from_iterable(map(_term_labels, (terms or "").split(";")))))
+    return sorted({label for term in (terms or "").split(";") for label in _term_labels(term)})
 
-# %% ../../nbs/base/findings.ipynb #f1d0000c
+# %% ../../nbs/base/findings.ipynb #1eb33175
 def plain_finding(label:str) -> str: # "consolidation" of "left lower lobe consolidation"
     "A label without its side and lobe."
-    return re.sub(r"^((left|right) )?((upper lobe|middle lobe|lower lobe|lingula) )?", "", label)
+    return re.sub(rf"^((left|right) )?(({'|'.join(_LOBES)}) )?", "", label)
 
-# %% ../../nbs/base/findings.ipynb #d76ea357
+# %% ../../nbs/base/findings.ipynb #6b3657fe
 def _cut_list(text:str) -> list[str]: # "a;b", "a|b" or "['a', 'b']"
-    "The parts of a list that is written as text."
+    "The items of a list that is written as text."
     if not re.fullmatch(r"\s*\[.*\]\s*", text, re.S): return re.split(r"[;|]", text)
     quoted = re.findall(r"""(['"])(.*?)\1(?=[\s,\]])""", text)
-    return [part for _, part in quoted] or re.split(r"[,;|]", text.strip()[1:-1])
+    return [item for _, item in quoted] or re.split(r"[,;|]", text.strip()[1:-1])
 
-# %% ../../nbs/base/findings.ipynb #46139774
+# %% ../../nbs/base/findings.ipynb #e380eb32
 def listed_findings(terms:str|list|None) -> list[str]: # Lower case, without "normal" and empty ones
     "Findings in a list, or in a text that separates them. Raises ValueError for numbers."
     if terms is None or terms != terms: return []
-    terms = _cut_list(terms) if isinstance(terms, str) else terms
-    if not isinstance(terms, (list, tuple)): raise ValueError(f"the labels are {terms!r}; expected names, not numbers")
-    numbers = [t for t in terms if isinstance(t, (int, float)) and t == t]
+    items = _cut_list(terms) if isinstance(terms, str) else terms
+    if not isinstance(items, (list, tuple)): raise ValueError(f"the labels are {terms!r}; expected names, not numbers")
+    numbers = [item for item in items if isinstance(item, (int, float)) and item == item]
     if numbers:
         raise ValueError(f"the labels are numbers, such as {numbers[0]}; expected names, or a column of classes")
-    found = (str(t).strip().lower() for t in terms)
-    return [t for t in found if t not in _NO_FINDING]
+    return [name for item in items if (name := str(item).strip().lower()) not in _NO_FINDING]
 
-# %% ../../nbs/base/findings.ipynb #f1d0000e
+# %% ../../nbs/base/findings.ipynb #356bdebf
 def label_matrix(labels, # n lists or sets of labels
                  names:list[str]) -> np.ndarray: # f names; (n, f) bool
     "Which of the lists hold which of the names."
-    place = {name: i for i, name in enumerate(names)}
-    found = np.zeros((len(labels), len(names)), dtype=bool)
-    for row, held in zip(found, labels): row[[place[name] for name in held if name in place]] = True
-    return found
+    held = [[name in found for name in names] for found in map(set, labels)]
+    return np.array(held, bool).reshape(len(labels), len(names))

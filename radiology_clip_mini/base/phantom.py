@@ -81,14 +81,11 @@ def _draw_between(bounds, rng):
     return SimpleNamespace(**{k: rng.uniform(lo, hi) for k, (lo, hi) in bounds.items()})
 
 # %% ../../nbs/base/phantom.ipynb #00000027
-def _axis(size):
-    "Centres of `size` pixels between -1 and 1, (size,) float32."
-    return ((np.arange(size) + .5) * 2 / size - 1).astype("float32")
-
 def _grid(size, pose):
-    "Chest coordinates of every pixel: `u` (size, size) and `v` (size, 1)."
-    v = (_axis(size)[:, None] - pose.dy) / pose.scale
-    return (_axis(size) - pose.dx) / pose.scale - pose.shear * v, v
+    "Chest coordinates of every pixel: `u` (size, size) and `v` (size, 1), between -1 and 1 before the pose."
+    axis = ((np.arange(size) + .5) * 2 / size - 1).astype("float32")
+    v = (axis[:, None] - pose.dy) / pose.scale
+    return (axis - pose.dx) / pose.scale - pose.shear * v, v
 
 # %% ../../nbs/base/phantom.ipynb #00000029
 def _soft(d, width):
@@ -329,20 +326,15 @@ def _lateral_pacemaker(c, mark):
 _SIDES = dict(right=-1, left=1)
 _HILA = dict(frontal=[((-.20, -.04), np.linspace(1.75, 4.55, 10), .14), ((.20, -.07), np.linspace(-1.4, 1.4, 10), .14)],
              lateral=[((.08, -.06), np.linspace(0, 6, 14), .11)])
-_VIEWS = dict(
-    frontal=dict(chest=_frontal_chest, tissue=_frontal_tissue, bones=_frontal_bones, effusion=_frontal_effusion,
-                 pneumothorax=_frontal_pneumothorax, nodule=_frontal_nodule, consolidation=_frontal_consolidation,
-                 pacemaker=_frontal_pacemaker),
-    lateral=dict(chest=_lateral_chest, tissue=_lateral_tissue, bones=_lateral_bones, effusion=_lateral_effusion,
-                 pneumothorax=_lateral_pneumothorax, nodule=_lateral_nodule, consolidation=_lateral_consolidation,
-                 pacemaker=_lateral_pacemaker))
+_DRAWN = ("chest", "tissue", "bones", "effusion", "pneumothorax", "consolidation", "nodule", "pacemaker")
+_VIEWS = {view: {name: globals()[f"_{view}_{name}"] for name in _DRAWN} for view in _HILA}
 
 # %% ../../nbs/base/phantom.ipynb #0000005f
 def _box(change, label, view):
     "The box, in pixels, of a finding that changed the image by `change` (size, size); `x1`, `y1` are exclusive."
-    hit = np.abs(change) > 1 / 12
-    xs, ys = np.flatnonzero(hit.any(0)), np.flatnonzero(hit.any(1))
-    return dict(label=label, view=view, x0=float(xs[0]), y0=float(ys[0]), x1=float(xs[-1] + 1), y1=float(ys[-1] + 1))
+    ys, xs = np.nonzero(np.abs(change) > 1 / 12)
+    x0, y0, x1, y1 = (float(edge) for edge in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))
+    return dict(label=label, view=view, x0=x0, y0=y0, x1=x1, y1=y1)
 
 # %% ../../nbs/base/phantom.ipynb #00000062
 def _paint(image, layers):
@@ -355,8 +347,8 @@ def _paint(image, layers):
 def _layers(view, c, label, mark):
     "The layers `(mask, grey)` of one finding on a chest `c`, none for cardiomegaly."
     *place, kind = label.split()
-    where = [_SIDES[place[0]], *place[1:2]] if place else []
-    return [] if kind == "cardiomegaly" else _VIEWS[view][kind](c, mark, *where)
+    if kind == "cardiomegaly": return []
+    return _VIEWS[view][kind](c, mark, *[_SIDES.get(word, word) for word in place[:2]])
 
 # %% ../../nbs/base/phantom.ipynb #00000065
 def _render(study, view, size, labels):
