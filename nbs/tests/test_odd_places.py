@@ -426,16 +426,6 @@ def test_a_disk_that_is_full_for_the_pictures(call, begun, tmp_path, name):
 
 # F40. A page without a home
 
-@pytest.mark.parametrize("home, moved", [("file/home", True), ("good", False)])
-def test_jupyter_gets_a_folder(tmp_path, monkeypatch, home, moved):
-    pytest.importorskip("jupyter_core")
-    (tmp_path/"file").touch()
-    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "XDG_DATA_HOME"): monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path/home))
-    found = ask._jupyter_home("for the time")
-    assert set(found.values()) == ({"for the time"} if moved else set())
-
-
 def test_the_page_without_a_home(begun, tmp_path):
     "It is served, and its kernel runs."
     pytest.importorskip("voila")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRESENT', 'ABSENT', 'study_table', 'directions', 'relevance_kinds', 'has_finding', 'common_findings',
            'prompt_embeddings', 'finding_scores', 'auc_and_ap', 'zero_shot', 'sides', 'evaluate', 'load_rival',
-           'file_ending', 'plain_cell', 'measure_run', 'write_evaluation', 'evaluate_run', 'visualise_run',
-           'model_card', 'push_to_hub']
+           'file_ending', 'plain_cell', 'measure_run', 'write_evaluation', 'evaluate_run', 'study_phrases',
+           'finding_boxes', 'visualise_run', 'model_card', 'push_to_hub']
 
 # %% ../../nbs/lab/evaluate.ipynb #2e3c4a9b
 import json, warnings
@@ -25,14 +25,14 @@ from ..base.findings import label_matrix, plain_finding
 from ..base.pictures import build_cache
 from ..base.util import home_path, PACKAGE, whole_files, write_atomic
 from ..data import choose_views, StudyData
-from ..gradcam import figure_png, finding_boxes, Gallery, gradcam_figure, mean_pictures, NoMap
-from ..gradcam import retrieval_grid, study_phrases
+from ..gradcam import figure_png, Gallery, gradcam_figure, mean_pictures, NoMap, retrieval_grid
 from .ask import kept_corpus, kept_gallery
 from .packing import pack
 from .published import load_model
 from .report import evaluation_figure, failure_table, markdown_metrics, markdown_report
 from .runs import _data_settings, _read_info, data_marks, ELSEWHERE, find_ckpt, read_run, Run
 from .runs import what_changed
+from ..loss import sentences
 from ..metrics import always_normal, bootstrap_ci, cosine_blocks, equal_relevance, finding_relevance
 from ..metrics import LEVELS, no_preference, paired_difference, patient_counts, perfect_reader
 from ..metrics import query_blocks, rows_of, score_blocks, Similarity, summarise
@@ -222,8 +222,7 @@ def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
     "What metrics.json holds: both directions, findings, rivals; and ranks.csv, a row per query and direction."
     rows = data.rows(split)
     table = study_table(data, rows)
-    kept = [kept_corpus(each, data, rows) for each in (model, untrained(model))]
-    trained, blind = [(corpus.image_emb, corpus.text_emb) for corpus in kept]
+    trained, blind = [kept_corpus(each, data, rows) for each in (model, untrained(model))]
     theirs = {name: embed(*rival, rows) for name, rival in rivals.items()}
     result, ranks, compare = _sizes(table, split, unique_texts), [], {name: {} for name in theirs}
     for name, (q, g) in directions(table, unique_texts).items():
@@ -320,6 +319,18 @@ def _pick_study(gallery:Gallery, study_id:str|None) -> int:
     "The index of a study in the gallery; without an id, the first with three findings, or with the most below three."
     if study_id is not None: return gallery.find(study_id)
     return max(range(len(gallery)), key=lambda i: min(3, len(gallery.study(i)["labels"])))
+
+# %% ../../nbs/lab/evaluate.ipynb #a545de1a
+def study_phrases(study:dict) -> list[str]: # A row of the studies
+    "Up to three phrases to ask about a study: its findings, or else its first sentences."
+    findings = [label for label in study["labels"] if label != "other"]
+    return findings[:3] or sentences(study["text"])[:3]
+
+def finding_boxes(gallery:Gallery, i:int, texts:list[str]) -> list[list[tuple]]: # For each text, (x0, y0, x1, y1)
+    "The source's boxes of each finding on the i-th radiograph, in pixels; none if the source has no boxes."
+    drawn = [box for box in gallery.study(i).get("boxes") or [] if box["view"] == gallery.seen(i)[0]]
+    def corners(text): return [(b["x0"], b["y0"], b["x1"], b["y1"]) for b in drawn if b["label"] == text]
+    return [corners(text) for text in texts]
 
 # %% ../../nbs/lab/evaluate.ipynb #e53dca72
 def visualise_run(run:Run, study:str|None=None, # Which test study; if None, one with three findings
