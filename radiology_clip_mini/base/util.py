@@ -36,7 +36,7 @@ def readable_time(seconds:float) -> str:
     return f"{minutes} min {s} s" if minutes < 60 else f"{minutes//60} h {minutes%60} min"
 
 # %% ../../nbs/base/util.ipynb #81e59c7d
-PACKAGE = Path(find_spec("radiology_clip_mini").origin).parent
+PACKAGE = Path(find_spec("radiology_clip_mini.base.util").origin).parents[1]
 
 # %% ../../nbs/base/util.ipynb #04530794
 def home_path(path:str|Path|None) -> str|None: # None stays None
