@@ -33,7 +33,7 @@ _all_ = ["DataConfig"]
 def split_patients(studies:Dataset, # Needs only the column patient_id
                    val_fraction:float=0.1, test_fraction:float=0.1, # Shares of patients
                    seed:int=42, # The same seed and patients give the same split
-                   max_held_out:int|None=None) -> dict[str, list[str]]: # At most `max_held_out` in val and in test
+                   max_held_out:int|None=None) -> dict[str, list[str]]: # At most max_held_out in val and in test
     "Patient ids, shuffled and cut into train, val and test, all disjoint. Raises ValueError for fewer than 3 patients."
     patients = sorted(set(studies["patient_id"]))
     most = len(patients) if max_held_out is None else max_held_out
@@ -80,9 +80,9 @@ def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[s
 @dataclass
 class StudyData:
     "Studies, images and splits, row by row the same."
-    studies: Dataset # n rows of `STUDY_FEATURES`
+    studies: Dataset # n rows of STUDY_FEATURES
     images: ImageCache # Their images, among others
-    places: np.ndarray # (n,) int64, the row of each study in `images`
+    places: np.ndarray # (n,) int64, the row of each study in images
     view_ids: np.ndarray # (n, v) int64: 0 frontal, 1 lateral, -1 missing
     text_id: np.ndarray # (n,) int64, equal for equal texts
     splits: dict[str, list[str]] # Patient ids of train, val and test
@@ -147,7 +147,7 @@ def _list_notes(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, 
 def gather_data(studies:Dataset, # n usable studies
                 cfg:DataConfig, # views, image_size and cache_dir are used
                 splits:dict, # Patient ids of train, val and test
-                skipped:dict) -> StudyData: # `skipped` receives the others, with reasons
+                skipped:dict) -> StudyData: # skipped receives the others, with reasons
     "The m ≤ n studies with a readable image. Raises ValueError if a split has none."
     images = build_cache(studies, cfg.image_size, cfg.cache_dir)
     view_ids = choose_views(images.hashes != 0, cfg.views)
@@ -162,7 +162,7 @@ def gather_data(studies:Dataset, # n usable studies
     return data
 
 # %% ../nbs/00_data.ipynb #0000005e
-def prepare_data(studies:Dataset, # n usable studies, as `STUDY_FEATURES`
+def prepare_data(studies:Dataset, # n usable studies, as STUDY_FEATURES
                  cfg:DataConfig, # What to make of them
                  seed:int=42, # Of the split
                  splits:dict|None=None, # Those of a run; for None those of the file, or new ones
@@ -219,8 +219,8 @@ class Batch(NamedTuple):
 # %% ../nbs/00_data.ipynb #00000089
 def batches(data:StudyData, # Studies and images
             rows:np.ndarray, # Row numbers
-            tokens:TokenTable, # Of the texts of `rows`, in their order: `CLIPMini.token_table`
-            parts:list[np.ndarray]) -> Iterator[Batch]: # For each of `parts`, positions in `rows`: `epoch_batches`
+            tokens:TokenTable, # Of the texts of rows, in their order: CLIPMini.token_table
+            parts:list[np.ndarray]) -> Iterator[Batch]: # For each of parts, positions in rows: epoch_batches
     "A batch of images and tokens for each part."
     for positions in parts:
         chosen = rows[positions]

@@ -90,9 +90,9 @@ def mean_pictures(data:StudyData, rows:np.ndarray) -> dict[str, np.ndarray]: # V
 def similarity_maps(model:CLIPMini, # In evaluation mode
                     images:torch.Tensor, # (n, 3, h, w) normalised, or (n, v, 3, h, w) with v views a study
                     text_emb:torch.Tensor, # (d,), or (n, d) for a text each: a vector, or the difference of two
-                    method:str="grad_cam", # One of `METHODS`
+                    method:str="grad_cam", # One of METHODS
                     present:torch.Tensor|None=None, # (n, v) bool, which views exist
-                    cells:int|None=None, # The map's least height and width; as `CELLS` if None
+                    cells:int|None=None, # The map's least height and width; as CELLS if None
                     reference:torch.Tensor|None=None) -> torch.Tensor: # As one study; (k, h', w') ≥ 0 of k views
     "Where images speak for texts, as coarse as the network's maps. Raises ValueError if there can be no such map."
     if method not in METHODS: raise ValueError(f"method is {method!r}; expected {', '.join(METHODS)}")
@@ -119,7 +119,7 @@ def _text_vector(model:CLIPMini, text:str, minus:str|None) -> torch.Tensor: # (d
 def phrase_cams(model:CLIPMini, # Its mode is given back as it was
                 pixels:np.ndarray, # (v, h, w) uint8, the views of one study
                 texts:list[tuple[str, str|None]], # t texts, each with one to subtract, or None
-                method:str="grad_cam", # One of `METHODS`
+                method:str="grad_cam", # One of METHODS
                 reference:np.ndarray|None=None, # (v, h, w) uint8; integrated needs it
                 present:np.ndarray|None=None) -> np.ndarray: # (v,) bool, which views exist; (t, k, h, w) of these k
     "Maps in [0, 1], all on one scale, so that a phrase without support stays dark. Raises as `grad_cam`."
@@ -141,8 +141,8 @@ def phrase_cams(model:CLIPMini, # Its mode is given back as it was
 def grad_cam(model:CLIPMini, # Its mode is given back as it was
              image:np.ndarray, # (h, w) uint8
              text:str, minus:str|None=None, # Any words, and words to subtract: the map is for the difference
-             method:str="grad_cam", # One of `METHODS`
-             reference:np.ndarray|None=None) -> np.ndarray: # Such as one of `mean_pictures`; (h, w) in [0, 1]
+             method:str="grad_cam", # One of METHODS
+             reference:np.ndarray|None=None) -> np.ndarray: # Such as one of mean_pictures; (h, w) in [0, 1]
     "Text-conditioned Grad-CAM (arXiv:1610.02391), or a map against a reference. ValueError for shapes, transformers."
     if image.ndim != 2: raise ValueError(f"expected an image (h, w); got {image.shape}")
     if reference is not None: reference = reference[None]
@@ -194,7 +194,7 @@ def gradcam_figure(model:CLIPMini, pixels:np.ndarray, # A model with convolution
                    texts:list[str|tuple[str, str]], # A map for each; a pair is a text and one to subtract
                    boxes:list=(), # For each text its boxes, each (x0, y0, x1, y1) in pixels
                    view:str="frontal", # Or "lateral"
-                   methods:tuple=("grad_cam",), # Some of `METHODS`, a row for each
+                   methods:tuple=("grad_cam",), # Some of METHODS, a row for each
                    reference:np.ndarray|None=None) -> Figure: # For integrated: what to compare with, (h, w) uint8
     "The radiograph and a heat map for each text, with its cosine. The maps of a row are on one scale."
     pairs = [(text, None) if isinstance(text, str) else text for text in texts]
@@ -223,7 +223,7 @@ def studies_with(labels:list[list[str]]) -> dict[str, np.ndarray]: # Of n studie
 # %% ../nbs/05_gradcam.ipynb #e58dd353
 @dataclass
 class Gallery:
-    "Studies that can be asked, with their embeddings."
+    "Studies that answer questions, with their embeddings."
     model: CLIPMini # In evaluation mode
     data: StudyData # All studies
     rows: np.ndarray # (n,) row numbers in the data
@@ -333,7 +333,7 @@ def answer(gallery:Gallery, query:Query, k:int=4, # How many; fewer if there are
 
 # %% ../nbs/05_gradcam.ipynb #e64fa007
 def rank_of(vectors:np.ndarray, query:np.ndarray, i:int, # (n, d) and (d,), and which vector to look for
-            among:np.ndarray|None=None) -> float: # 1 is best; `among`, (n,) bool: which may answer
+            among:np.ndarray|None=None) -> float: # 1 is best; among, (n,) bool: which may answer
     "The rank of one vector among those that may answer, ties shared."
     scores = _cosines(vectors, query, among)
     return float((scores > scores[i]).sum() + ((scores == scores[i]).sum() + 1) / 2)
@@ -356,7 +356,7 @@ def _show_report(ax:Axes, text:str, title:str="") -> None:
     _finish(ax, title)
 
 # %% ../nbs/05_gradcam.ipynb #51563ba9
-def _show_row(axes, gallery:Gallery, query:Query, hits:list[tuple[int, float]], # As `answer` gives them
+def _show_row(axes, gallery:Gallery, query:Query, hits:list[tuple[int, float]], # As answer gives them
               method:str|None=None) -> None: # Of heat maps, if any
     "What asks, with its rank, then the radiographs or reports that are found, the true match framed green."
     (question, *answers), nearest = axes, gallery.study(hits[0][0])["text"]
@@ -387,7 +387,7 @@ def retrieval_grid(gallery:Gallery, i:int=0, k:int=4) -> Figure: # Of the i-th s
 def query_maps(gallery:Gallery, queries:list[Query],
                i:int|None, # Which study of the gallery; None for the radiograph from outside that asks
                report:str="", # What the maps are for, if a radiograph asks
-               method:str="integrated") -> dict[str, np.ndarray]: # One of `METHODS`; view to (queries, h, w) in [0, 1]
+               method:str="integrated") -> dict[str, np.ndarray]: # One of METHODS; view to (queries, h, w) in [0, 1]
     "The heat maps that belong to an answer, for each view that the model sees, all on one scale."
     g, texts = gallery, [(query.text or report, query.minus) for query in queries]
     if i is None: names, pixels = zip(*queries[0].views.items())
@@ -401,7 +401,7 @@ def query_maps(gallery:Gallery, queries:list[Query],
 # %% ../nbs/05_gradcam.ipynb #f53c464b
 def answer_figure(gallery:Gallery, query:Query, # Whom to ask, and what
                   k:int=4, finding:str|None=None, # How many answers; only studies with this finding, all for None
-                  method:str="integrated") -> Figure: # With maps by `method`, one of `METHODS`
+                  method:str="integrated") -> Figure: # With maps by method, one of METHODS
     "A question and the k studies nearest to it, with heat maps on the radiographs."
     hits = answer(gallery, query, k, finding)
     fig = Picture(2.3*(len(hits) + 1), 3)
@@ -411,7 +411,7 @@ def answer_figure(gallery:Gallery, query:Query, # Whom to ask, and what
 
 # %% ../nbs/05_gradcam.ipynb #6f362926
 @torch.no_grad()
-def word_effects(model:CLIPMini, text:str, emb:np.ndarray) -> list[tuple[str, float]]: # `emb`: (d,), the question
+def word_effects(model:CLIPMini, text:str, emb:np.ndarray) -> list[tuple[str, float]]: # emb: (d,), the question
     "The words of a text in order, or 32 pieces of a long one, and how much each raises the cosine, by leaving it out."
     words = np.array(text.split())
     pieces = np.array_split(np.arange(len(words)), min(32, len(words)))
@@ -440,7 +440,7 @@ def image_uri(pixels:np.ndarray, form:str="JPEG") -> str: # (h, w), or (h, w, 4)
 # %% ../nbs/05_gradcam.ipynb #610cb848
 class Explorer:
     "A page over a gallery: ask by a phrase or by a radiograph, and open what is found."
-    def __init__(self, gallery:Gallery, k:int=6): # `make_gallery(run.model, run.data)`, and how many results at first
+    def __init__(self, gallery:Gallery, k:int=6): # make_gallery(run.model, run.data), and how many results at first
         self.gallery, self.asked, most = replace(gallery, model=copy.deepcopy(gallery.model)), {}, min(12, len(gallery))
         self.settings = dict(k=min(k, most), finding="", method="integrated", find="")
         findings = [(name, int(who.sum())) for name, who in gallery.findings.items()]
@@ -454,7 +454,7 @@ class Explorer:
     def _repr_mimebundle_(self, **kwargs): return self.page._repr_mimebundle_(**kwargs)
 
 # %% ../nbs/05_gradcam.ipynb #bd840399
-def _panel(gallery:Gallery, query:Query, hits:list[tuple[int, float]], finding:str) -> dict: # `hits` as `answer` gives
+def _panel(gallery:Gallery, query:Query, hits:list[tuple[int, float]], finding:str) -> dict: # hits as answer gives
     "What the page shows of the answers to one question."
     films = query.column == "image_emb"
     def content(i): return dict(src=image_uri(gallery.pixels(i))) if films else dict(text=gallery.study(i)["text"])

@@ -50,7 +50,7 @@ def clip_loss(image_emb:torch.Tensor, text_emb:torch.Tensor, # (n, d) unit rows;
 # %% ../nbs/02_loss.ipynb #00000042
 MAX_LOGIT_SCALE = 100.
 
-def clamp_logit_scale_(log_scale:torch.nn.Parameter) -> None: # The model's `logit_scale`, a logarithm
+def clamp_logit_scale_(log_scale:torch.nn.Parameter) -> None: # The model's logit_scale, a logarithm
     "Limits exp(log_scale) to `MAX_LOGIT_SCALE`, in place; call it after each optimiser step."
     with torch.no_grad(): log_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
@@ -70,7 +70,7 @@ def sentences(text:str) -> list[str]:
 class SentenceTable:
     "The sentences of n reports, each kept once; `table[rows]` are those of some reports."
     def __init__(self, texts:list[str],
-                 tokenize:Callable): # Makes a `TokenTable` of a list of texts: `CLIPMini.token_table`
+                 tokenize:Callable): # Makes a TokenTable of a list of texts: CLIPMini.token_table
         reports = [sentences(text) for text in texts]
         self.known = list(dict.fromkeys(sentence for report in reports for sentence in report))
         number = {sentence: i for i, sentence in enumerate(self.known)}
@@ -87,7 +87,7 @@ class SentenceTable:
 def sentence_loss(image_emb:torch.Tensor, # (n, d) unit rows
                   sentence_emb:torch.Tensor, # (m, d) unit rows, each sentence once
                   logit_scale:torch.Tensor|float, # 1 / temperature
-                  holds:torch.Tensor) -> torch.Tensor: # Scalar; `holds` is (n, m) bool, whose report holds which
+                  holds:torch.Tensor) -> torch.Tensor: # Scalar; holds is (n, m) bool, whose report holds which
     "Symmetric InfoNCE between images and the sentences of their reports, in nats. ValueError for bad shapes."
     shape = len(image_emb), len(sentence_emb)
     if holds.shape != shape: raise ValueError(f"expected holds of shape {shape}; got {tuple(holds.shape)}")

@@ -67,7 +67,7 @@ def _count_several(ranked:torch.Tensor, targets:torch.Tensor, relevance:csr_arra
 # %% ../nbs/04_metrics.ipynb #1cc7b48a
 def tie_groups(similarity:torch.Tensor, # (q, g)
                relevance:csr_array, # (q, g), at least one item in each row
-               ranked:torch.Tensor|None=None) -> TieGroups: # `similarity` with each row sorted, if you have it
+               ranked:torch.Tensor|None=None) -> TieGroups: # similarity with each row sorted, if you have it
     "The groups of equal scores in which the relevant items of each query are."
     query = _query_of(relevance)
     targets = similarity[torch.from_numpy(query), torch.from_numpy(relevance.indices)]
@@ -167,7 +167,7 @@ def summarise(scores:pd.DataFrame) -> dict[str, float]: # From a row per query a
     "The value of each metric: the mean over queries; for MedR, the median."
     return {name: float(column.median() if name == "MedR" else column.mean()) for name, column in scores.items()}
 
-def retrieval_metrics(similarity, relevance=None) -> dict[str, float]: # As `query_scores`
+def retrieval_metrics(similarity, relevance=None) -> dict[str, float]: # As query_scores
     "Recalls, MRR and nDCG in [0, 1], and MedR, a rank. Raises ValueError as `query_scores` does."
     return summarise(query_scores(similarity, relevance))
 

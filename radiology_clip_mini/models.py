@@ -100,7 +100,7 @@ _WORDS = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(),
 
 # %% ../nbs/01_models.ipynb #00000026
 def learn_tokenizer(texts:list[str], # Of training
-                    n_pieces:int=2000) -> PreTrainedTokenizerFast: # With at most `n_pieces` pieces of words
+                    n_pieces:int=2000) -> PreTrainedTokenizerFast: # With at most n_pieces pieces of words
     "A lower-case WordPiece tokenizer with BERT's special tokens, its vocabulary learned from `texts`."
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.pre_tokenizer = _LETTERS, _WORDS
@@ -262,7 +262,7 @@ def fuse_views(views:torch.Tensor, # (n, 2, d) unit rows, zeros where a view is 
 
 # %% ../nbs/01_models.ipynb #0000003a
 @patch
-def encode_image(self:CLIPMini, images:torch.Tensor, # (n, 3, h, w) from `preprocess`, or (n, v, 3, h, w) of v views
+def encode_image(self:CLIPMini, images:torch.Tensor, # (n, 3, h, w) from preprocess, or (n, v, 3, h, w) of v views
                  present:torch.Tensor|None=None) -> torch.Tensor: # (n, v) bool, which views are there; None for all
     "One embedding for each image, or for each study: (n, embed_dim) unit rows."
     images = images.to(self.device)
@@ -283,14 +283,14 @@ def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict, present:to
 
 # %% ../nbs/01_models.ipynb #0000004d
 @patch
-def freeze(self:CLIPMini, what:str) -> CLIPMini: # The same; `what` is none, text or image
+def freeze(self:CLIPMini, what:str) -> CLIPMini: # The same; what is none, text or image
     "Takes an encoder out of training; projections and temperature always learn."
     if what != "none": getattr(self, f"{what}_encoder").requires_grad_(False)
     return self
 
 # %% ../nbs/01_models.ipynb #00000051
 @patch
-def train_mode(self:CLIPMini, freeze_norm:bool=False) -> CLIPMini: # The same; `freeze_norm` is for BatchNorm
+def train_mode(self:CLIPMini, freeze_norm:bool=False) -> CLIPMini: # The same; freeze_norm is for BatchNorm
     "Training mode for all that learns; frozen parts stay in evaluation mode, and BatchNorm where it is asked for."
     self.train()
     for module in self.modules():
@@ -301,7 +301,7 @@ def train_mode(self:CLIPMini, freeze_norm:bool=False) -> CLIPMini: # The same; `
 
 # %% ../nbs/01_models.ipynb #00000055
 @torch.no_grad()
-def embed(model:CLIPMini, data:StudyData, rows:np.ndarray, # On any device, in any mode; which n studies of `data`
+def embed(model:CLIPMini, data:StudyData, rows:np.ndarray, # On any device, in any mode; which n studies of data
           batch_size:int=64, # For speed and memory only
           show:bool=True) -> tuple[np.ndarray, np.ndarray]: # A progress bar; (n, d) float32 each
     "The image and text embeddings of some studies, in their order, in evaluation mode; equal texts to the last bit."
@@ -329,7 +329,7 @@ def untrained(model:CLIPMini, seed:int=0) -> CLIPMini:
 
 # %% ../nbs/01_models.ipynb #0000005d
 @patch
-def save_pretrained(self:CLIPMini, folder:str|Path, weights:bool=True) -> Path: # `folder`; weights may be left out
+def save_pretrained(self:CLIPMini, folder:str|Path, weights:bool=True) -> Path: # folder; weights may be left out
     "Writes model.safetensors, config.json and the tokenizer into `folder`, all or none. Raises OSError."
     config = dict(model=asdict(self.config), text=self.text_encoder.config.to_dict())
     with whole_files(folder) as part, _explained(OSError, "writing stopped"): # whatever libraries raise
@@ -361,7 +361,7 @@ def _model_folder(name:str|Path) -> Path:
 
 # %% ../nbs/01_models.ipynb #00000061
 @patch(cls_method=True)
-def from_pretrained(cls:CLIPMini, name:str|Path, # Of a folder that `save_pretrained` wrote, or a hub id
+def from_pretrained(cls:CLIPMini, name:str|Path, # Of a folder that save_pretrained wrote, or a hub id
                     weights:bool=True) -> CLIPMini: # False for random weights, in the architecture of a folder
     "A saved model in evaluation mode, on the CPU. Raises FileNotFoundError or ValueError where there is none."
     folder = _model_folder(name) if weights else Path(name)
@@ -379,7 +379,7 @@ def from_pretrained(cls:CLIPMini, name:str|Path, # Of a folder that `save_pretra
 # %% ../nbs/01_models.ipynb #120eacf1
 class GridPool(nn.Module):
     "The first blocks of a network; what comes out of them is averaged in grid × grid fields."
-    def __init__(self, net:nn.Module, grid:int, blocks:int|None=None): # A torchvision classifier; as in `ModelConfig`
+    def __init__(self, net:nn.Module, grid:int, blocks:int|None=None): # A torchvision classifier; as in ModelConfig
         super().__init__()
         self.grid = grid
         whole = getattr(net, "features", net)
@@ -392,7 +392,7 @@ class GridPool(nn.Module):
 
 # %% ../nbs/01_models.ipynb #993c5f4d
 @torch.no_grad()
-def pool_in_grid(net:nn.Module, grid:int, blocks:int|None=None) -> tuple[nn.Module, int]: # As for `GridPool`
+def pool_in_grid(net:nn.Module, grid:int, blocks:int|None=None) -> tuple[nn.Module, int]: # As for GridPool
     "The network with `GridPool`, and how many features it gives. Raises ValueError where it has no map."
     with _explained(ValueError, f"{type(net).__name__} ends in no map; use model.grid 1 and model.blocks null"):
         pooled = GridPool(net, grid, blocks).eval()

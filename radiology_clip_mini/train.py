@@ -72,7 +72,7 @@ def make_accelerator(amp:bool, tracker=None) -> Accelerator: # tracker: a name, 
 
 # %% ../nbs/03_train.ipynb #a48629f7
 def batch_loss(model:CLIPMini, image_emb:torch.Tensor, text_emb:torch.Tensor, # The rows of this process
-               batch, # A `Batch`; text_ids and rows are those of the whole batch
+               batch, # A Batch; text_ids and rows are those of the whole batch
                settings:TrainConfig) -> torch.Tensor: # Scalar, the same on every process
     "The loss of whole reports, and of their sentences as far as `sentence_weight` says."
     image_emb, text_emb = (gather_rows(emb.float(), len(batch.text_ids)) for emb in (image_emb, text_emb))
@@ -90,7 +90,7 @@ def split_batch(batch, size:int) -> list:
     return [batch._replace(images=i, present=p, tokens=t) for i, p, t in zip(images, present, tokens)]
 
 # %% ../nbs/03_train.ipynb #eeaa7bb3
-def train_step(model:CLIPMini, batch, # A `Batch`
+def train_step(model:CLIPMini, batch, # A Batch
                optimizer, accelerator:Accelerator, settings:TrainConfig,
               ) -> dict[str, torch.Tensor]: # loss (nats), temperature, grad_norm (before clipping)
     "One step of AdamW. What it returns is still on the device, so that nothing waits for it."
@@ -111,7 +111,7 @@ def train_step(model:CLIPMini, batch, # A `Batch`
 # %% ../nbs/03_train.ipynb #0000003b
 def validate(model:CLIPMini, # Its mode is given back as it was
              data:StudyData, # With splits
-            ) -> dict[str, float]: # Metrics of both directions averaged, and `recall`, the mean of R@1, R@5 and R@10
+            ) -> dict[str, float]: # Metrics of both directions averaged, and recall, the mean of R@1, R@5 and R@10
     "Retrieval on the validation split."
     image_emb, text_emb = embed(model, data, data.rows("val"), show=False)
     to_text, to_image = retrieval_metrics(image_emb @ text_emb.T), retrieval_metrics(text_emb @ image_emb.T)
@@ -131,9 +131,9 @@ def epochs_left(n:int, config:Config, # Studies in training, and all settings
         step -= len(todo)
 
 # %% ../nbs/03_train.ipynb #df68428a
-def shared_batches(data:StudyData, rows:np.ndarray, table, # As for `batches`
+def shared_batches(data:StudyData, rows:np.ndarray, table, # As for batches
                    parts:list[np.ndarray],
-                   sentence_table:SentenceTable|None=None): # Of the texts of `rows`, if sentences are asked for
+                   sentence_table:SentenceTable|None=None): # Of the texts of rows, if sentences are asked for
     "Batches with this process's images and texts, and the `text_ids`, `rows` and sentences of the whole batch."
     own = [part[own_rows(len(part))] for part in parts]
     for part, batch in zip(parts, batches(data, rows, table, own)):
@@ -221,7 +221,7 @@ def fit(model:CLIPMini, # It is trained in place
         data:StudyData, # With splits
         config:Config, # All settings
         hooks=(), # What else is to be done, in this order
-        accelerator:Accelerator|None=None) -> list[dict]: # By default `make_accelerator`; a row for each step and epoch
+        accelerator:Accelerator|None=None) -> list[dict]: # By default make_accelerator; a row for each step and epoch
     "Trains a model and returns its history. Writes no file."
     state = start_training(model, data, config, accelerator or make_accelerator(config.train.amp), hooks)
     rows, texts = data.rows("train"), data.texts(data.rows("train"))

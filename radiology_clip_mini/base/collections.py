@@ -52,8 +52,8 @@ def _iu_row(report:dict, images:list) -> dict:
 # %% ../../nbs/base/collections.ipynb #40cd2169
 def read_kaggle(folder:str|Path, # Holds indiana_reports.csv and indiana_projections.csv; or one of these files
                 skipped:dict, # Receives what is left out, and why
-                text:str="findings", # As `pick_text`
-                images:str|Path|None=None) -> Dataset: # With pictures anywhere below `images`, or below the folder
+                text:str="findings", # As pick_text
+                images:str|Path|None=None) -> Dataset: # With pictures anywhere below images, or below the folder
     "All studies of Kaggle's IU X-Ray as `STUDY_FEATURES`; those without images too."
     folder, images_of = _folder(Path(folder)), {}
     reports = _read_csv(folder/"indiana_reports.csv", ("uid", "MeSH", "findings", "impression"))
@@ -93,7 +93,7 @@ def _xml_files(path:Path) -> Iterator[tuple[str, bytes]]:
 # %% ../../nbs/base/collections.ipynb #1e15f348
 def read_openi(folder:str|Path, # Holds *.xml or NLMCXR_reports.tgz, and images (PNG, JPEG or DICOM); or such a file
                skipped:dict, # Receives what is left out, and why
-               text:str="findings", images:str|Path|None=None) -> Dataset: # `text`, `images` as in `read_kaggle`
+               text:str="findings", images:str|Path|None=None) -> Dataset: # text, images as in read_kaggle
     "All studies of Open-i's originals as `STUDY_FEATURES`; those without images too."
     files, rows = _image_files(images or _folder(Path(folder))), []
     laterals = set(json.loads((PACKAGE/"configs/iu_xray_laterals.json").read_text()))
@@ -136,7 +136,7 @@ def find_annotation(path:Path) -> Path|None: # annotation.json, iu_annotation.js
 # %% ../../nbs/base/collections.ipynb #431a09f0
 def read_r2gen(folder:str|Path, # Holds annotation.json and images/CXR<uid>_IM-<number>/0.png; or that file
                skipped:dict, # Receives what is left out, and why
-               text:str="findings", images:str|Path|None=None) -> Dataset: # `text`, `images` as in `read_kaggle`
+               text:str="findings", images:str|Path|None=None) -> Dataset: # text, images as in read_kaggle
     "All studies of R2Gen's copy as `STUDY_FEATURES`; those without images too."
     folder, path, rows, names_of = _folder(Path(folder)), find_annotation(Path(folder)), [], {}
     files = _image_files(images or folder/"images", _r2gen_key)
@@ -191,7 +191,7 @@ def _text_table(path:Path) -> Path|None: # None where the columns are those of a
 
 # %% ../../nbs/base/collections.ipynb #7206c093
 def read_path(path:Path, # A file or folder that is there
-              cfg:DataConfig, # Its `columns`, `images`, `text`, `split_spec` and `cache_dir`
+              cfg:DataConfig, # Its columns, images, text, split_spec and cache_dir
               skipped:dict) -> Dataset: # Receives what is left out, and why
     "All studies of a local file or folder. Raises ValueError where it is nothing known."
     images = home_path(cfg.images)
@@ -248,7 +248,7 @@ def _list_odd_texts(studies:Dataset, skipped:dict) -> None:
 
 # %% ../../nbs/base/collections.ipynb #69f711a8
 def read_studies(cfg:DataConfig, # All that says what to read; not the settings of the split
-                 seed:int=42) -> tuple[Dataset, dict[str, str]]: # `seed` is that of the phantoms
+                 seed:int=42) -> tuple[Dataset, dict[str, str]]: # seed is that of the phantoms
     "The usable studies as `STUDY_FEATURES`; what was skipped, {study or image: reason}. ValueError if none is usable."
     skipped = {}
     studies = _drop_unusable(_read_source(cfg, seed, skipped), skipped)
@@ -266,9 +266,9 @@ def skip_summary(skipped:dict) -> str: # Of {study or image: reason}
     counts = Counter(skipped.values()).most_common()
     return ", ".join(f"{n:,} × {reason}" for reason, n in counts) or "nothing"
 
-def load_studies(source:str="hub", # As `DataConfig.source`
+def load_studies(source:str="hub", # As DataConfig.source
                  seed:int=42, # Of the phantoms
-                 **settings) -> Dataset: # Read with `settings`, further ones of `DataConfig`
+                 **settings) -> Dataset: # Read with settings, further ones of DataConfig
     "The usable studies of a source as `STUDY_FEATURES`; prints what was skipped."
     studies, skipped = read_studies(DataConfig(source=source, **settings), seed)
     print(f"{len(studies):,} studies of {len(set(studies['patient_id'])):,} patients; skipped: {skip_summary(skipped)}")

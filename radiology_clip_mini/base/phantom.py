@@ -441,7 +441,7 @@ def make_phantoms(n:int, # How many studies; a longer series begins with the sho
                   image_size:int=128, # Height and width of each view in pixels, at least 32
                   lateral_only:tuple=(), # Findings that the frontal view does not show
                   views:tuple=("frontal", "lateral"), # Which views to draw
-                  cache_dir:str|None=None) -> Dataset: # As in `DataConfig`; a row as `PHANTOM_FEATURES` for each study
+                  cache_dir:str|None=None) -> Dataset: # As in DataConfig; a row as PHANTOM_FEATURES for each study
     "Studies with grey 8-bit views, reports, labels and boxes in pixels, kept on the disk. ValueError out of range."
     for name, value, least in [("n", n, 1), ("seed", seed, 0), ("image_size", image_size, 32)]:
         if value < least: raise ValueError(f"{name} is {value}; expected at least {least}")

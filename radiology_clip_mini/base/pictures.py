@@ -23,7 +23,7 @@ from .util import progress, write_atomic
 _BINS = 256 # of a histogram; a gap is a quarter of them
 
 def _far_end(counts:np.ndarray, # (256,) pixels in each bin
-             middle:int) -> int: # The first bin above `middle` that is cut off; 256 for none
+             middle:int) -> int: # The first bin above middle that is cut off; 256 for none
     "The start of a quarter of the bins with at most 1 % of the pixels, and at most 10 or as many as are beyond it."
     above = np.append(np.cumsum(counts[::-1])[::-1], 0) # pixels in a bin and those after it
     inside, beyond = above[:-_BINS//4] - above[_BINS//4:], above[_BINS//4:]
@@ -260,7 +260,7 @@ VIEWS = ("frontal", "lateral")
 
 class ImageCache:
     "Decoded images of n studies, complete and read-only."
-    def __init__(self, folder:Path): # Made by `build_cache`
+    def __init__(self, folder:Path): # Made by build_cache
         self.folder = folder
         self.hashes = np.load(folder/"hashes.npy")
         reasons = json.loads((folder/"reasons.json").read_text(encoding="utf-8"))
@@ -297,7 +297,7 @@ def _identity(cell) -> str:
 # %% ../../nbs/base/pictures.ipynb #00000020
 def cache_key(raw:Dataset, image_size:int) -> str: # Of undecoded views
     "32 hexadecimal digits: other images or another size give others."
-    names = [f"3 {image_size}"] # raise the 3 when `read_grey` gives other pixels
+    names = [f"3 {image_size}"] # raise the 3 when read_grey gives other pixels
     for batch in raw.select_columns(list(VIEWS)).iter(256):
         names += [f"{_identity(f)}|{_identity(l)}" for f, l in zip(batch["frontal"], batch["lateral"])]
     return xxh3_128_hexdigest("\n".join(names).encode())
@@ -379,10 +379,10 @@ def writable_cache(cache_dir:str|None) -> Path:
                       "rclip_train, --cache_dir DIR to the other commands") from e
 
 # %% ../../nbs/base/pictures.ipynb #0000002c
-def build_cache(studies:Dataset, # n rows of `STUDY_FEATURES`
+def build_cache(studies:Dataset, # n rows of STUDY_FEATURES
                 image_size:int, # Side of the square, in pixels
                 cache_dir:str|None=None, # Where caches are kept; None for the user's cache folder
-                workers:int=0) -> ImageCache: # Made by `workers` threads; 0: one a core
+                workers:int=0) -> ImageCache: # Made by workers threads; 0: one a core
     "The decoded images of `studies`, from the disk if they are there. Raises OSError where they do not fit on it."
     raw = studies.cast_column("frontal", Image(decode=False)).cast_column("lateral", Image(decode=False))
     folder = writable_cache(cache_dir)/cache_key(raw, image_size)

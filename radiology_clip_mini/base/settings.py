@@ -120,7 +120,7 @@ def flat_settings(config:Config) -> dict: # {"train.lr": 0.0001, …}
 # %% ../../nbs/base/settings.ipynb #3c55f453
 RETIRED = {"form", "num_workers", "checkpoint_minutes", "patience", "warmup", "freeze_norm", "augment", "bias_init"}
 
-def saved_settings(kind:type, saved:dict): # One of the dataclasses above, and what a file says of it; returns a `kind`
+def saved_settings(kind:type, saved:dict): # One of the dataclasses above, and what a file says of it; returns a kind
     "Settings from a file, without those that have left the project. Raises TypeError for others that are unknown."
     if not isinstance(saved, dict): raise TypeError(f"{kind.__name__} is {saved!r}; expected settings by name")
     return kind(**{name: value for name, value in saved.items() if name not in RETIRED})

@@ -134,8 +134,8 @@ def _join_study(study_id:str, rows:list[dict], which:str, skipped:dict, source) 
                 labels=list(dict.fromkeys(chain.from_iterable(labels))), **views)
 
 # %% ../../nbs/base/sources.ipynb #560d1254
-def _join_rows(rows:list[dict], # Fields of a study, and `images`: a (name, view, place or None) each
-               which:str, skipped:dict, source) -> list[dict]: # `which` as in `pick_text`
+def _join_rows(rows:list[dict], # Fields of a study, and images: a (name, view, place or None) each
+               which:str, skipped:dict, source) -> list[dict]: # which as in pick_text
     "One dictionary a study, with the places of its views. Raises ValueError for none, and for ids that are not sound."
     if not rows: raise ValueError(f"the tables in {source} list no study: they have a header and no rows")
     studies, patients = [_checked_ids([row[name] for row in rows], name, source) for name in ("study_id", "patient_id")]
@@ -145,7 +145,7 @@ def _join_rows(rows:list[dict], # Fields of a study, and `images`: a (name, view
     return [_join_study(study, its_rows, which, skipped, source) for study, its_rows in rows_of.items()]
 
 # %% ../../nbs/base/sources.ipynb #96ed00c5
-def _study_table(rows:list[dict], which:str, skipped:dict, source) -> Dataset: # As `_join_rows`
+def _study_table(rows:list[dict], which:str, skipped:dict, source) -> Dataset: # As _join_rows
     "Rows whose images are files, as `STUDY_FEATURES`."
     studies = _join_rows(rows, which, skipped, source)
     for study in studies: study |= {view: image_cell(study[view]) for view in VIEWS}
@@ -242,7 +242,7 @@ def _table_reader(path:Path): # None where the file is no table of text
     return next((read for ending, read in _TABLES.items() if path.name.lower().endswith(ending)), None)
 
 # %% ../../nbs/base/sources.ipynb #c3d1508f
-def _note_swallowed(table:pd.DataFrame, names:set, skipped:dict) -> None: # `names` of pictures
+def _note_swallowed(table:pd.DataFrame, names:set, skipped:dict) -> None: # names of pictures
     "Adds rows to `skipped` whose text holds what looks like further rows."
     def is_row(line):
         cells = re.split(r"[,;\t|]", line)
@@ -308,7 +308,7 @@ def find(self:NamedFiles, name:str) -> Path|None: # None where there is none
 _IMAGES = ("image", *VIEWS)
 _FIELDS = (*STUDY_FEATURES, *TEXT_PRIORITY[:3], "image", "view")
 
-def _check_mapping(columns:dict[str, str], by_header:bool=False) -> None: # `by_header`: pictures may be found by theirs
+def _check_mapping(columns:dict[str, str], by_header:bool=False) -> None: # by_header: pictures may be found by theirs
     "Raises ValueError for a mapping that names an unknown field, or lacks the text or every view."
     unknown = sorted(columns.keys() - set(_FIELDS))
     if unknown:
@@ -379,9 +379,9 @@ def _own_mapping(table:pd.DataFrame, folder:Path) -> dict[str, str]:
 # %% ../../nbs/base/sources.ipynb #cd43dd21
 def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the images it names; or any such table
                 skipped:dict, # Receives what is left out, and why
-                text:str="findings", # As in `pick_text`
+                text:str="findings", # As in pick_text
                 images:str|Path|None=None, # Folder of the pictures; None for that of the table
-                columns:dict[str, str]|None=None) -> Dataset: # As `DataConfig.columns`; None for our own names
+                columns:dict[str, str]|None=None) -> Dataset: # As DataConfig.columns; None for our own names
     "All studies of a table of text as `STUDY_FEATURES`, a row for each study or image, with pictures in files."
     folder = Path(folder)
     files = [path for path in (folder, folder/"metadata.csv", folder/"metadata.jsonl") if path.is_file()]
@@ -431,7 +431,7 @@ def _read_by_header(table:pd.DataFrame, mapping:dict, source:Path, images:Path, 
 
 # %% ../../nbs/base/sources.ipynb #fcf3bc3b
 HUB_ID = "ykumards/open-i"
-SAVED = ("state.json", "dataset_dict.json") # what `save_to_disk` leaves in a folder
+SAVED = ("state.json", "dataset_dict.json") # what save_to_disk leaves in a folder
 _HUB_MAPPING = dict(study_id="uid", patient_id="uid", labels="MeSH", findings="findings", impression="impression",
                     frontal="img_frontal", lateral="img_lateral")
 
@@ -485,7 +485,7 @@ def count_images(table:Dataset, column:str) -> np.ndarray: # (n,)
     return np.concatenate([np.zeros(0, int), *counts])
 
 # %% ../../nbs/base/sources.ipynb #3c64ec4c
-def _named_picture(cell, places:list[NamedFiles]): # `places` where names are looked up; none for a table of the hub
+def _named_picture(cell, places:list[NamedFiles]): # places where names are looked up; none for a table of the hub
     "A picture of a table, as `image_cell` takes it: text that names a file becomes its path."
     name = cell.get("path") if isinstance(cell, dict) and cell.get("bytes") is None else cell
     if not isinstance(name, str) or not places: return cell
@@ -518,8 +518,8 @@ def _fetch_pictures(table:Dataset, studies:list[dict], columns:set, source:str, 
                        desc="reading studies")
 
 # %% ../../nbs/base/sources.ipynb #0be86271
-def read_table(source:str, # A hub id, a .parquet file, a folder of them, or a folder that `save_to_disk` wrote
-               cfg:DataConfig, # Its `columns`, `text`, `split_spec` and `cache_dir`; without columns: the hub's
+def read_table(source:str, # A hub id, a .parquet file, a folder of them, or a folder that save_to_disk wrote
+               cfg:DataConfig, # Its columns, text, split_spec and cache_dir; without columns: the hub's
                skipped:dict) -> Dataset: # Receives what is left out, and why
     "All studies of a table as `STUDY_FEATURES`. Raises OSError without the hub, ValueError for other columns or cells."
     mapping = cfg.columns or _HUB_MAPPING

@@ -124,7 +124,7 @@ def shared_pictures(patients:list[str], # Of each study
     return _groups(link_patients([patients[i] for i in studies], hashes[studies, views]))
 
 # %% ../../nbs/base/splits.ipynb #8bbe5058
-def keep_together(splits:dict, groups:list[list[str]]) -> dict: # `groups` as `shared_pictures` gives them
+def keep_together(splits:dict, groups:list[list[str]]) -> dict: # groups as shared_pictures gives them
     "The same splits, with each group where its first patient is."
     split_of = {patient: name for name, ids in splits.items() for patient in ids}
     for first, *others in groups: split_of |= dict.fromkeys(others, split_of[first])
@@ -133,7 +133,7 @@ def keep_together(splits:dict, groups:list[list[str]]) -> dict: # `groups` as `s
 # %% ../../nbs/base/splits.ipynb #5b1d001d
 KNOWN_SPLITS = ("r2gen", "iu_xray")
 
-def known_split(name:str, # One of `KNOWN_SPLITS`
+def known_split(name:str, # One of KNOWN_SPLITS
                 folder:Path) -> dict[str, str]: # Of the source; study to train, val or test
     "A split that has a name. Raises FileNotFoundError if R2Gen's file is not in the folder of the source."
     if name == "iu_xray":
@@ -152,8 +152,8 @@ def known_patients(studies:Dataset, split:dict[str, str]) -> dict[str, list[str]
     return {name: sorted(set(table["patient"][table["part"] == name])) for name in SPLITS}
 
 # %% ../../nbs/base/splits.ipynb #5b1d001f
-def only_known(studies:Dataset, split:dict[str, str], # As `known_split` gives it
-               skipped:dict) -> Dataset: # `skipped` receives the others
+def only_known(studies:Dataset, split:dict[str, str], # As known_split gives it
+               skipped:dict) -> Dataset: # skipped receives the others
     "The studies that a known split holds. Raises ValueError if there is none."
     ids = studies["study_id"][:]
     skipped.update({s: "not in the split that was asked for" for s in ids if s not in split})

@@ -23,7 +23,7 @@ def watched() -> bool:
 def progress(items=None, # What to go through, or None for a bar that is moved by hand
              name:str="", # What is being done
              show:bool=True, # False for work that is part of a stage with a bar of its own
-             **more) -> tqdm: # Further settings of tqdm, such as `total` and `unit`
+             **more) -> tqdm: # Further settings of tqdm, such as total and unit
     "A bar for one stage of the work, once it has lasted a second, where somebody watches."
     hidden = not (show and watched())
     return tqdm(items, desc=name, leave=False, delay=1, dynamic_ncols=True, disable=hidden, **more)
@@ -88,7 +88,7 @@ def own_rows(n:int, # Rows of the whole batch
     return slice(rank*n//world, (rank + 1)*n//world)
 
 # %% ../../nbs/base/util.ipynb #0000000e
-def gather_rows(own, # (m, d) tensor: rows `own_rows(n)` of a batch
+def gather_rows(own, # (m, d) tensor: rows own_rows(n) of a batch
                 n:int): # (n, d) tensor: the whole batch, the same on every process
     "The embeddings of all processes, with gradient for this one's."
     world = process()[1]

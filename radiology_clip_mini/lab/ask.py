@@ -54,7 +54,7 @@ def _embed_missing(model:CLIPMini, data:StudyData, shards:dict) -> None: # Path 
 # %% ../../nbs/lab/ask.ipynb #9bac2a48
 def embed_corpus(model:CLIPMini, data:StudyData, rows:np.ndarray, # Which n studies
                  folder:str|Path, # Holds a folder for each set of embeddings
-                 shard_size:int=1024) -> tuple[np.ndarray, np.ndarray]: # As `embed`: (n, d) float32 each
+                 shard_size:int=1024) -> tuple[np.ndarray, np.ndarray]: # As embed: (n, d) float32 each
     "As `embed`, but only what is left to do. Raises ValueError for NaN, OSError if shards are missing in the end."
     home = Path(folder)/corpus_key(model, data, rows, shard_size)
     pieces = np.array_split(rows, -(-len(rows) // shard_size)) # rounded up
@@ -68,7 +68,7 @@ def embed_corpus(model:CLIPMini, data:StudyData, rows:np.ndarray, # Which n stud
     return image_emb, text_emb[[first.setdefault(text, i) for i, text in enumerate(data.texts(rows))]]
 
 # %% ../../nbs/lab/ask.ipynb #b587d0aa
-def kept_corpus(model:CLIPMini, data:StudyData, rows:np.ndarray) -> tuple[np.ndarray, np.ndarray]: # As `embed`
+def kept_corpus(model:CLIPMini, data:StudyData, rows:np.ndarray) -> tuple[np.ndarray, np.ndarray]: # As embed
     "As `embed`, in `corpora` next to the image cache, which may be deleted; of several processes all must call."
     try: return embed_corpus(model, data, rows, data.images.folder.parent/"corpora")
     except OSError as e: # such as a full disk
@@ -76,7 +76,7 @@ def kept_corpus(model:CLIPMini, data:StudyData, rows:np.ndarray) -> tuple[np.nda
         return embed(model, data, rows)
 
 # %% ../../nbs/lab/ask.ipynb #4661d45f
-def kept_gallery(model:CLIPMini, data:StudyData, split:str|None="test") -> Gallery: # As `make_gallery`
+def kept_gallery(model:CLIPMini, data:StudyData, split:str|None="test") -> Gallery: # As make_gallery
     "The studies of one split, with their kept embeddings."
     rows = data.rows(split) if split else np.arange(len(data.studies))
     return Gallery(model, data, rows, *kept_corpus(model, data, rows))
@@ -86,7 +86,7 @@ def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's 
             results_dir:str="results", # Where runs are kept
             source:str|None=None, # Where the data lies now, if elsewhere than in training
             split:str="test", # Over train, val, test or all; a model knows the reports of train by heart
-            **place) -> Explorer: # `images` and `cache_dir`, as `load_run` takes them
+            **place) -> Explorer: # images and cache_dir, as load_run takes them
     "An explorer over the studies of a run. Raises ValueError for any other split."
     if split not in (*SPLITS, "all"): raise ValueError(f"there is no split {split!r}; expected train, val, test or all")
     run = load_run(ckpt, results_dir, source, **place)
@@ -100,7 +100,7 @@ _SERVED = dict(config_file_paths=[], tornado_settings=dict(
     allow_remote_access=False, websocket_max_message_size=2**28, headers={"Content-Security-Policy": _ONLY_HERE}))
 
 # %% ../../nbs/lab/ask.ipynb #4dc8f3e4
-def serve_page(asked:dict, port:int, no_browser:bool) -> None: # What `explore` takes; the rest as in `rclip_app`
+def serve_page(asked:dict, port:int, no_browser:bool) -> None: # What explore takes; the rest as in rclip_app
     "Serves the explorer until Ctrl-C. Raises ValueError without Voilà, and as `explore` does."
     try: from voila.app import Voila # nothing else needs it
     except ImportError as e:

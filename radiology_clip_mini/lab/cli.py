@@ -97,9 +97,9 @@ def open_run(ckpt:str|None=None, # A run's best or last folder; the latest run's
 @delegates(open_run)
 def rclip_eval(split:str="test", # Which split to evaluate: train, val or test
                unique_texts:bool=False, # Each text once in the gallery, as CXR-CLIP evaluates
-               compare:list[str]=(), # Other models on the same studies: run folders, or what `load_model` takes
+               compare:list[str]=(), # Other models on the same studies: run folders, or what load_model takes
                out:str|None=None, # A folder for the files, in place of the run's; figures are printed in any case
-               **kwargs): # Which run, as `open_run` takes it
+               **kwargs): # Which run, as open_run takes it
     "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
     with loading():
         from radiology_clip_mini.lab.evaluate import file_ending, measure_run, write_evaluation
@@ -119,7 +119,7 @@ def rclip_eval(split:str="test", # Which split to evaluate: train, val or test
 def rclip_viz(study:str|None=None, # Which test study to show; if not given, the first with three findings
               method:list[str]=["integrated", "grad_cam"], # Kinds of heat maps, a row each
               out:str|None=None, # A folder for the pictures, in place of the run's
-              **kwargs): # Which run, as `open_run` takes it
+              **kwargs): # Which run, as open_run takes it
     "Draw a retrieval grid for a trained model, and heat maps for the findings of one study."
     with loading(): from radiology_clip_mini.lab.evaluate import visualise_run
     for path in visualise_run(open_run(**kwargs), study, tuple(method), out): print(f"written: {path}")
@@ -130,7 +130,7 @@ def rclip_viz(study:str|None=None, # Which test study to show; if not given, the
 def rclip_app(split:str="test", # Which studies to show: train, val, test or all
               port:int=8866, # Where the page is served, on 127.0.0.1; the next free one if taken
               no_browser:bool=False, # Do not open a browser
-              **kwargs): # Which run, as `open_run` takes it
+              **kwargs): # Which run, as open_run takes it
     "Explore a trained model in the browser, on this computer only."
     with loading(): from radiology_clip_mini.lab.ask import serve_page
     serve_page(dict(split=split, **kwargs), port, no_browser)

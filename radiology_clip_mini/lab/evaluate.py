@@ -82,7 +82,7 @@ def _scores(similarity:Similarity, q:pd.DataFrame, g:pd.DataFrame, kinds:dict) -
     return scores
 
 # %% ../../nbs/lab/evaluate.ipynb #6de171c5
-def _describe(scores:dict, kind:str, patients:np.ndarray) -> dict: # `scores` by answer and kind
+def _describe(scores:dict, kind:str, patients:np.ndarray) -> dict: # scores by answer and kind
     "Metrics of one kind of relevance with `ci95`, and those of the baselines."
     tables = {who: kinds[kind] for who, kinds in scores.items() if who != "ceiling" or kind in ("own", "text")}
     model = tables.pop("model")
@@ -114,7 +114,7 @@ def has_finding(labels, # n lists of labels
     return label_matrix([{*names, *map(plain_finding, names)} for names in labels], findings)
 
 def common_findings(labels, # n lists of labels
-                    least:int=5) -> list[str]: # In `least` studies, and absent from as many
+                    least:int=5) -> list[str]: # In least studies, and absent from as many
     "The findings that can be evaluated, the most frequent first; never \"other\"."
     names = sorted({plain_finding(label) for label in set().union(*labels)} - {"other"})
     n = has_finding(labels, names).sum(0)
@@ -125,7 +125,7 @@ PRESENT = ("{}.", "There is {}.", "{} is seen.", "Findings consistent with {}.")
 ABSENT = ("No {}.", "There is no {}.", "No {} is seen.", "No evidence of {}.")
 
 @torch.no_grad()
-def prompt_embeddings(model, # Anything with `encode_text`
+def prompt_embeddings(model, # Anything with encode_text
                       findings:list[str], templates:tuple) -> np.ndarray: # (f, d)
     "The mean embedding of each finding's sentences."
     texts = [template.format(finding) for finding, template in product(findings, templates)]
@@ -176,7 +176,7 @@ def _negation_cosines(model, findings:list[str]) -> np.ndarray: # (f,)
     return (a * b).sum(1)
 
 # %% ../../nbs/lab/evaluate.ipynb #b992be38
-def zero_shot(model, # Anything with `encode_text`
+def zero_shot(model, # Anything with encode_text
               image_emb:np.ndarray, # (n, d) unit rows
               labels, patients, # n lists of labels, n patient ids
               findings:list[str]|None=None, # None for those of the labels
@@ -250,7 +250,7 @@ def _prepared(run:Run, image_size:int, views:str, rows:np.ndarray) -> StudyData:
     return replace(run.data, images=images, places=np.arange(len(chosen)), view_ids=chosen)
 
 # %% ../../nbs/lab/evaluate.ipynb #58fa1775
-def load_rival(name:str, # A run's folder, or what `load_model` takes
+def load_rival(name:str, # A run's folder, or what load_model takes
                run:Run, split:str="test") -> tuple[str, CLIPMini, StudyData]: # Its name, the model, the run's studies
     "A model to compare a run with. Raises ValueError where it was trained on patients of the split."
     rows = run.data.rows(split)
@@ -270,7 +270,7 @@ def load_rival(name:str, # A run's folder, or what `load_model` takes
     return model.name, model, _prepared(run, model.image_size, "any", rows)
 
 # %% ../../nbs/lab/evaluate.ipynb #3afc6409
-def file_ending(result:dict) -> str: # As `evaluate_run` gives it
+def file_ending(result:dict) -> str: # As evaluate_run gives it
     "What the names of the files end in: nothing for the run's own data, else digits of the data's fingerprint."
     return f"-{result['data']['fingerprint'][:8]}" if "data" in result else ""
 
@@ -282,7 +282,7 @@ def plain_cell(value):
 def measure_run(run:Run, # A trained model and its data
                 split:str="test", # train, val or test
                 unique_texts:bool=False, # Each text once in the gallery
-                compare:tuple[str, ...]=()) -> tuple[dict, pd.DataFrame]: # As `evaluate`
+                compare:tuple[str, ...]=()) -> tuple[dict, pd.DataFrame]: # As evaluate
     "Evaluates a run; writes nothing. `compare` holds what `load_rival` takes."
     loaded = [load_rival(path, run, split) for path in compare]
     rivals = {name: rival for name, *rival in loaded}
@@ -292,7 +292,7 @@ def measure_run(run:Run, # A trained model and its data
     return result, ranks
 
 # %% ../../nbs/lab/evaluate.ipynb #62e3c920
-def write_evaluation(run:Run, result:dict, ranks:pd.DataFrame, # As `measure_run` gives them
+def write_evaluation(run:Run, result:dict, ranks:pd.DataFrame, # As measure_run gives them
                      out:str|Path|None=None) -> Path: # A folder; None for the run's own
     "Writes metrics.json, metrics.md, ranks.csv and viz/evaluation.png, or none of them; the folder. Raises OSError."
     folder, end = Path(home_path(out) or run.folder), file_ending(result)
@@ -308,7 +308,7 @@ def write_evaluation(run:Run, result:dict, ranks:pd.DataFrame, # As `measure_run
 
 # %% ../../nbs/lab/evaluate.ipynb #5a79f3f9
 def evaluate_run(run:Run, split:str="test", unique_texts:bool=False, compare:tuple[str, ...]=(),
-                 out:str|Path|None=None) -> dict: # The metrics; the rest as in `measure_run` and `write_evaluation`
+                 out:str|Path|None=None) -> dict: # The metrics; the rest as in measure_run and write_evaluation
     "Evaluates a run, writes what `write_evaluation` writes, and returns the metrics."
     result, ranks = measure_run(run, split, unique_texts, compare)
     write_evaluation(run, result, ranks, out)
@@ -335,7 +335,7 @@ def finding_boxes(gallery:Gallery, i:int, texts:list[str]) -> list[list[tuple]]:
 # %% ../../nbs/lab/evaluate.ipynb #e53dca72
 def visualise_run(run:Run, study:str|None=None, # Which test study; if None, one with three findings
                   methods:tuple=("integrated", "grad_cam"), # A row of maps for each
-                  out:str|Path|None=None) -> list[Path]: # Of both; `out` is a folder, None the run's own
+                  out:str|Path|None=None) -> list[Path]: # Of both; out is a folder, None the run's own
     "Writes viz/retrieval_grid.png and, if there are maps, viz/gradcam_example.png; their paths. Raises OSError."
     gallery = kept_gallery(run.model, run.data)
     i = _pick_study(gallery, study)

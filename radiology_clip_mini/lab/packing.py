@@ -30,7 +30,7 @@ def _in_fields(words:torch.Tensor, mask:torch.Tensor, fields:torch.Tensor) -> to
 # %% ../../nbs/lab/packing.ipynb #e9e2ae28
 def packed_attention(module, query, key, value, # (1, heads, words, size) each
                      attention_mask, dropout=0., scaling=None,
-                     groups=None, # As `length_groups` gives them; None for padded texts
+                     groups=None, # As length_groups gives them; None for padded texts
                      **kwargs) -> tuple: # (1, words, heads, size), and None
     "Attention as `transformers` calls it; with `groups`, each text of a row by itself."
     if groups is None:
@@ -53,7 +53,7 @@ def can_pack(config) -> bool: # Of an encoder of transformers
     return config.model_type in ("bert", "distilbert") and not getattr(config, "is_decoder", False)
 
 # %% ../../nbs/lab/packing.ipynb #b71f94dc
-def packed_means(encoder:torch.nn.Module, tokens:dict) -> torch.Tensor: # With `can_pack`; as `padded_means` takes them
+def packed_means(encoder:torch.nn.Module, tokens:dict) -> torch.Tensor: # With can_pack; as padded_means takes them
     "The mean vector of each text, (n, width), all of them in one row."
     mask = tokens["attention_mask"].cpu().bool()
     order = mask.sum(1).argsort(stable=True)
@@ -66,7 +66,7 @@ def packed_means(encoder:torch.nn.Module, tokens:dict) -> torch.Tensor: # With `
     return torch.stack(means)[to_device(order.argsort())]
 
 # %% ../../nbs/lab/packing.ipynb #adc01170
-def pack(model): # A `CLIPMini`; the same
+def pack(model): # A CLIPMini; the same
     "The model, from now on with `packed_means` where its text encoder can pack."
     if can_pack(model.text_encoder.config):
         model.text_encoder.set_attn_implementation("packed")

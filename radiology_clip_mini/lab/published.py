@@ -46,7 +46,7 @@ def preprocess(self:PublishedModel, pixels:np.ndarray|torch.Tensor) -> torch.Ten
 # %% ../../nbs/lab/published.ipynb #0000000d
 @patch
 def encode_image(self:PublishedModel,
-                 images:torch.Tensor, # (b, v, 3, h, w), as `preprocess` gives them
+                 images:torch.Tensor, # (b, v, 3, h, w), as preprocess gives them
                  present:torch.Tensor) -> torch.Tensor: # (b, v) bool, which views are there; (b, d) unit rows
     "The embedding of each study's first view that is present."
     rows, first = torch.arange(len(images), device=images.device), present.int().argmax(1).to(images.device)

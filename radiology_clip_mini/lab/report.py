@@ -55,10 +55,10 @@ def metric_table(direction:dict, # One direction of metrics.json
     return pd.DataFrame(table)
 
 # %% ../../nbs/lab/report.ipynb #a10ca480
-def _with_intervals(table:pd.DataFrame) -> pd.Series: # From `metric_table`; a text by column
+def _with_intervals(table:pd.DataFrame) -> pd.Series: # From metric_table; a text by column
     return (table.loc["this model"] + " " + table.loc["  95 % interval"]).str.strip()
 
-def summary_table(result:dict) -> pd.DataFrame: # As `evaluate` gives it; a table of text
+def summary_table(result:dict) -> pd.DataFrame: # As evaluate gives it; a table of text
     "A row per direction: the strict pair with its intervals, and R@1 of the ceiling and of chance."
     rows = {}
     for key, label in DIRECTIONS.items():
@@ -74,7 +74,7 @@ def text_table(table:pd.DataFrame) -> str:
     return "\n".join(f"{first:<16}" + "".join(map("{:>14}".format, cells)) for first, *cells in lines)
 
 # %% ../../nbs/lab/report.ipynb #81bb302f
-def format_metrics(result:dict) -> str: # As `evaluate` gives it
+def format_metrics(result:dict) -> str: # As evaluate gives it
     "The metrics as text tables, at most 100 columns wide."
     n = result["n_gallery"]
     gallery = n if isinstance(n, int) else " and ".join(f"{n[d]} ({label})" for d, label in DIRECTIONS.items())
@@ -93,12 +93,12 @@ def format_metrics(result:dict) -> str: # As `evaluate` gives it
     return "\n".join(lines)
 
 # %% ../../nbs/lab/report.ipynb #76dfc2e5
-def markdown_table(table:pd.DataFrame, align:str="---") -> str: # `align` of the columns after the index
+def markdown_table(table:pd.DataFrame, align:str="---") -> str: # align of the columns after the index
     "A table in Markdown, the index as the first column."
     lines = [(table.index.name or " ", *table), ("---", *[align]*table.shape[1]), *table.itertuples()]
     return "\n".join("|" + "|".join(str(cell).replace("|", "\\|") for cell in line) + "|" for line in lines)
 
-def markdown_metrics(result:dict, columns:list=STRICT) -> str: # As `evaluate` gives it
+def markdown_metrics(result:dict, columns:list=STRICT) -> str: # As evaluate gives it
     "The metrics as a Markdown table, intervals in brackets."
     tables = []
     for key, label in DIRECTIONS.items():
@@ -179,7 +179,7 @@ def comparison_table(result:dict) -> str: # With "compare": model, direction, me
     return "\n\n".join(texts)
 
 # %% ../../nbs/lab/report.ipynb #0d5549a2
-def markdown_report(result:dict, failures:pd.DataFrame) -> str: # As `evaluate` and `failure_table` give them
+def markdown_report(result:dict, failures:pd.DataFrame) -> str: # As evaluate and failure_table give them
     "The page that metrics.md holds."
     page = [f"# {result['split']} split",
             f"{result['n_queries']} queries of {result['n_patients']} patients. "

@@ -91,7 +91,7 @@ def data_marks(data:StudyData) -> dict: # fingerprint, and fingerprints: part of
     return dict(fingerprint=fingerprint(data), fingerprints=digits)
 
 # %% ../../nbs/lab/runs.ipynb #26882798
-def what_changed(before:dict, now:dict) -> str: # As from `data_marks`; older runs have no fingerprints of columns
+def what_changed(before:dict, now:dict) -> str: # As from data_marks; older runs have no fingerprints of columns
     "Which parts of the data are different, in words; empty where none is."
     old = before.get("fingerprints", {})
     changed = [name for name, digits in now["fingerprints"].items() if old.get(name, digits) != digits]
@@ -106,7 +106,7 @@ def _git_commit() -> str|None:
         return done.stdout.strip() or None
 
 # %% ../../nbs/lab/runs.ipynb #ea537c93
-def describe_run(config:Config, data:StudyData, cut:dict, # How many texts are cut, as `count_cut` says
+def describe_run(config:Config, data:StudyData, cut:dict, # How many texts are cut, as count_cut says
                  device) -> dict:
     "What run.json holds when training starts."
     packages = ("torch", "torchvision", "transformers", "datasets", "accelerate", "radiology-clip-mini")
@@ -157,7 +157,7 @@ def save_checkpoint(folder:Path, state:TrainState, **progress) -> None: # What e
 
 # %% ../../nbs/lab/runs.ipynb #40b50e29
 @torch.no_grad()
-def load_checkpoint(folder:Path, state:TrainState) -> dict: # The `progress` that was saved; empty without a checkpoint
+def load_checkpoint(folder:Path, state:TrainState) -> dict: # The progress that was saved; empty without a checkpoint
     "Fills the state from a run's checkpoint, if it has one. Raises ValueError for a damaged one."
     path = folder/CHECKPOINT
     if not path.is_file(): return {}
@@ -229,7 +229,7 @@ def flush(self:RunFiles, state:TrainState) -> None:
     for row, _ in written: self._show(row, state)
 
 # %% ../../nbs/lab/runs.ipynb #38f55191
-def _line(row:dict, studies, state:TrainState) -> str: # `studies` are the row numbers of the step's studies
+def _line(row:dict, studies, state:TrainState) -> str: # studies are the row numbers of the step's studies
     "A row as JSON. Raises FloatingPointError for a loss or gradient that is not a number."
     row.update(plain_row(row))
     if state.accelerator.scaler and not math.isfinite(row.get("grad_norm", 0)): row["grad_norm"] = None
@@ -371,7 +371,7 @@ def _make_model(config:Config, data:StudyData, resume:Path|None) -> CLIPMini:
     return pack(CLIPMini(config.model, data.texts(data.rows("train"))))
 
 # %% ../../nbs/lab/runs.ipynb #89c0b416
-def _check_model(model:CLIPMini, data:StudyData, config:Config, accelerator) -> dict: # From `count_cut`
+def _check_model(model:CLIPMini, data:StudyData, config:Config, accelerator) -> dict: # From count_cut
     "Raises ValueError where the model cannot take these images or texts; says how many texts lose their end."
     check_image_size(model, config.data.image_size)
     check_text_length(model)
@@ -411,9 +411,9 @@ def _naming_checkpoint(folder:Path):
 # %% ../../nbs/lab/runs.ipynb #b3b320b3
 def train(config:Config, # All settings
           studies:Dataset|None=None, # Studies to train on, in place of the source that the settings name
-          resume:Path|None=None, # The folder of a run that was stopped; its own settings: `resume_config`
+          resume:Path|None=None, # The folder of a run that was stopped; its own settings: resume_config
           live:bool=False, # Draw loss and recall while it trains, in a notebook
-          hooks=()) -> Path: # More hooks for `fit`; the run's folder
+          hooks=()) -> Path: # More hooks for fit; the run's folder
     "Trains until the end or a stop. Raises ValueError or OSError for what it cannot use, before there is a run folder."
     check_config(config)
     check_writable(config.paths.results_dir, resume)
