@@ -217,7 +217,7 @@ class RunFiles:
 # %% ../../nbs/lab/runs.ipynb #2afdb896
 @patch
 def flush(self:RunFiles, state:TrainState) -> None:
-    "Writes all rows that wait. Raises as `_line` does."
+    "Writes all rows that wait. Raises FloatingPointError for a loss that is no number."
     lines = [_line(row, studies, state) for row, studies in self.waiting]
     written, self.waiting, self.written = self.waiting, [], time.monotonic()
     if not state.accelerator.is_main_process: return
