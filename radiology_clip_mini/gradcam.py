@@ -159,6 +159,7 @@ def figure_png(fig:Figure) -> bytes:
 class Picture(Figure):
     "A figure that shows itself in a notebook."
     def __init__(self, width:float, height:float):
+        "Takes its width and height in inches."
         super().__init__(figsize=(width, height), dpi=90, layout="constrained")
     def _repr_png_(self): return figure_png(self)
 
