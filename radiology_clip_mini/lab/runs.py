@@ -539,6 +539,6 @@ def resume_config(run:str|Path, # The folder of a run that was stopped
         path = str(write_atomic(f"{part}/config.yaml", json.dumps(saved)))
         config, before = load_config(path, *overrides), flat_settings(load_config(path))
     may = MAY_CHANGE + (("model.image_weights", "model.text_encoder") if (run/CHECKPOINT).is_file() else ())
-    other = [name for name, value in flat_settings(config).items() if value != before[name] and name not in may]
-    if not other: return config
-    raise ValueError(f"a resumed run keeps its settings, and {', '.join(other)} would differ; only {', '.join(may)} may")
+    new = [name for name, value in flat_settings(config).items() if value != before[name] and name not in may]
+    if not new: return config
+    raise ValueError(f"a resumed run keeps its settings, and {', '.join(new)} would differ; only {', '.join(may)} may")
