@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['CELLS', 'METHODS', 'HEAT', 'METHOD_NAMES', 'NoMap', 'mean_pictures', 'similarity_maps', 'phrase_cams', 'grad_cam',
-           'figure_png', 'Picture', 'show_radiograph', 'gradcam_figure', 'studies_with', 'Gallery', 'make_gallery',
-           'Query', 'phrase_query', 'study_query', 'file_query', 'answer', 'rank_of', 'own_rank', 'retrieval_grid',
-           'query_maps', 'answer_figure', 'word_effects', 'image_uri', 'Explorer']
+           'figure_png', 'Picture', 'show_radiograph', 'gradcam_figure', 'Gallery', 'make_gallery', 'Query',
+           'phrase_query', 'study_query', 'file_query', 'answer', 'rank_of', 'own_rank', 'retrieval_grid', 'query_maps',
+           'answer_figure', 'word_effects', 'image_uri', 'Explorer']
 
 # %% ../nbs/05_gradcam.ipynb #7c36d0f2
 import base64, copy, io, textwrap
-from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 
 from fastcore.basics import patch
@@ -25,7 +25,7 @@ from PIL import Image
 import torch
 import torch.nn.functional as F
 
-from .base.findings import label_matrix, plain_finding
+from .base.findings import studies_with
 from .base.pictures import read_grey, small_pictures, VIEWS
 from .base.util import PACKAGE
 from .data import StudyData
@@ -214,13 +214,6 @@ def gradcam_figure(model:CLIPMini, pixels:np.ndarray, # A model with convolution
     bar.ax.set_facecolor("grey")
     return fig
 
-# %% ../nbs/05_gradcam.ipynb #3b4113e8
-def studies_with(labels:list[list[str]]) -> dict[str, np.ndarray]: # Of n studies; finding to (n,) bool
-    "Which studies have each finding, the most frequent first, and which have none; empty without labels."
-    findings = [set(map(plain_finding, each)) or {"no finding"} for each in labels]
-    names = [name for name, _ in Counter(chain.from_iterable(findings)).most_common()]
-    return {} if names == ["no finding"] else dict(zip(names, label_matrix(findings, names).T))
-
 # %% ../nbs/05_gradcam.ipynb #e58dd353
 @dataclass
 class Gallery:
@@ -236,6 +229,12 @@ class Gallery:
         self.ids = self.table["study_id"][:]
         self.findings = studies_with(self.table["labels"][:])
         self.means = mean_pictures(self.data, self.rows)
+
+    @cached_property
+    def likeness(self) -> tuple[np.ndarray, float]:
+        "Small pictures of 1,000 studies at most, and how alike 99 % of them and their nearest are."
+        own = small_pictures(np.stack([self.data.picture(row) for row in self.rows[::len(self)//1000 + 1]]))
+        return own, np.quantile((own @ own.T - 2*np.eye(len(own))).max(1), .01)
 
     def __len__(self): return len(self.rows)
 
@@ -310,9 +309,8 @@ def file_query(gallery:Gallery, name:str, content:bytes) -> Query: # Of a PNG, J
 @patch
 def is_unlike(self:Gallery, pictures:np.ndarray) -> np.ndarray: # (m, h, w) uint8, of the gallery's size; (m,) bool
     "Which pictures are unlike all radiographs of the gallery, 1,000 at most, so that answers to them mean little."
-    own = small_pictures(np.stack([self.data.picture(row) for row in self.rows[::len(self)//1000 + 1]]))
-    nearest_other = (own @ own.T - 2*np.eye(len(own))).max(1)
-    return (small_pictures(pictures) @ own.T).max(1) < np.quantile(nearest_other, .01)
+    own, least = self.likeness
+    return (small_pictures(pictures) @ own.T).max(1) < least
 
 # %% ../nbs/05_gradcam.ipynb #ca3eadc7
 def _cosines(vectors:np.ndarray, query:np.ndarray, among:np.ndarray|None=None) -> np.ndarray: # (n, d), (d,), (n,); (n,)

@@ -187,6 +187,9 @@ class CLIPMini(nn.Module):
             self.image_encoder, width = pool_in_grid(self.image_encoder, config.grid, config.blocks)
         self.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
         self.text_encoder, self.tokenizer = saved or text_encoder(config.text_encoder, texts)
+        longest = getattr(self.text_encoder.config, "max_position_embeddings", None) or -1 # as XLNet, without a limit
+        if 0 < longest < config.max_length:
+            raise ValueError(f"model.max_length is {config.max_length}; the encoder takes at most {longest} tokens")
         self.text_reader = padded_means
         self.dropout = nn.Dropout(config.dropout)
         self.image_projection = nn.Linear(width, config.embed_dim, bias=False)

@@ -72,7 +72,7 @@ def refuses(outcome, message):
     (["--config", "dmeo"], "nor one of demo, iu_xray, tiny"),
     (["--config", "demo", "--data.sourc", "x"], "--data.sourc"),
     (["--config", "demo", "--train.lr", "fast"], "train.lr"),
-    (["--config", "demo", "--train.epochs", "0"], "train.epochs"),
+    (["--config", "demo", "--train.epochs", "0"], "does not conform to restriction v>=1"),
     (["--config", "demo", "--data.source", "no/such/folder"], "no data at no/such/folder"),
     (["--config", "demo", "--data.source", "."], "holds no data this project can read"),
     (["--config", "demo", "--data.phantoms", "2"], "cannot be split"),

@@ -364,7 +364,7 @@ def test_damaged_run(home, tree, text, content):
     folder.mkdir()
     (folder/"run.json").write_bytes(content if text else json.dumps(tree).encode())
     (folder/"splits.json").write_text("{}")
-    survives("run.json", lambda: runs._data_settings(runs._read_info(folder)[0], folder), folder)
+    survives("run.json", lambda: (runs.read_run(folder, "splits.json"), runs.data_settings(runs.read_run(folder), folder)), folder)
 
 
 RESUMED = dict(config=asdict(options.Config()), data=dict(fingerprint="0"*16))

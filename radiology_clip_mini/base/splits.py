@@ -213,7 +213,8 @@ def unlike_asked(splits:dict, studies:Dataset, cfg:DataConfig) -> list[str]:
     n, settings = sum(map(len, splits.values())), []
     for part in ("val", "test"):
         asked = getattr(cfg, f"{part}_fraction")
-        differs = abs(len(splits[part]) - asked*n) > max(1, n // 20)
+        expected = min(asked*n, cfg.max_held_out or n)
+        differs = abs(len(splits[part]) - expected) > max(1, n // 20)
         if differs and asked != getattr(DataConfig(), f"{part}_fraction"): settings.append(f"{part}_fraction {asked}")
     if cfg.split == "text":
         split_of = {patient: part for part, ids in splits.items() for patient in ids}

@@ -82,15 +82,19 @@ def kept_gallery(model:CLIPMini, data:StudyData, split:str|None="test") -> Galle
     return Gallery(model, data, rows, *kept_corpus(model, data, rows))
 
 # %% ../../nbs/lab/ask.ipynb #ab7da85d
+def _gallery(ckpt, results_dir:str, source:str|None, split:str, **place) -> Gallery: # As explore takes them
+    "The gallery of a run. Raises ValueError for a split that is not one."
+    if split not in (*SPLITS, "all"): raise ValueError(f"there is no split {split!r}; expected train, val, test or all")
+    run = load_run(ckpt, results_dir, source, **place)
+    return kept_gallery(run.model, run.data, None if split == "all" else split)
+
 def explore(ckpt:str|None=None, # A run's best or last folder; the latest run's best model if not given
             results_dir:str="results", # Where runs are kept
             source:str|None=None, # Where the data lies now, if elsewhere than in training
             split:str="test", # Over train, val, test or all; a model knows the reports of train by heart
             **place) -> Explorer: # images and cache_dir, as load_run takes them
     "An explorer over the studies of a run. Raises ValueError for any other split."
-    if split not in (*SPLITS, "all"): raise ValueError(f"there is no split {split!r}; expected train, val, test or all")
-    run = load_run(ckpt, results_dir, source, **place)
-    return Explorer(kept_gallery(run.model, run.data, None if split == "all" else split))
+    return Explorer(_gallery(ckpt, results_dir, source, split, **place))
 
 # %% ../../nbs/lab/ask.ipynb #890079f7
 _ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -105,7 +109,7 @@ def serve_page(asked:dict, port:int, no_browser:bool) -> None: # What explore ta
     try: from voila.app import Voila # nothing else needs it
     except ImportError as e:
         raise ValueError("the page needs Voilà: pip install 'radiology-clip-mini[app]'; explore() does without") from e
-    print(f"{len(explore(**asked).gallery):,} studies. Ctrl-C ends the page", flush=True)
+    print(f"{len(_gallery(**asked)):,} studies. Ctrl-C ends the page", flush=True)
     os.environ["RCLIP_APP"] = json.dumps(dict(folder=os.getcwd(), **asked))
     folders = "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as jupyter:

@@ -30,8 +30,7 @@ from .ask import kept_corpus, kept_gallery
 from .packing import pack
 from .published import load_model
 from .report import evaluation_figure, failure_table, markdown_metrics, markdown_report
-from .runs import _data_settings, _read_info, data_marks, find_ckpt, read_run, Run
-from .runs import what_changed
+from .runs import data_marks, data_settings, find_ckpt, read_run, Run, what_changed
 from ..loss import sentences
 from ..metrics import always_normal, bootstrap_ci, cosine_blocks, equal_relevance, finding_relevance
 from ..metrics import LEVELS, no_preference, paired_difference, patient_counts, perfect_reader
@@ -243,7 +242,7 @@ def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
 # %% ../../nbs/lab/evaluate.ipynb #8a7012e8
 def _prepared(run:Run, image_size:int, views:str, rows:np.ndarray) -> StudyData:
     "The run's studies at another size. Raises ValueError where a study has no such view."
-    images = build_cache(run.data.studies, image_size, _data_settings(run.info, run.folder)[0].cache_dir)
+    images = build_cache(run.data.studies, image_size, data_settings(run.info, run.folder)[0].cache_dir)
     chosen = choose_views(images.hashes != 0, views)
     lost = (chosen[rows] < 0).all(1).sum()
     if lost: raise ValueError(f"{lost} of {len(rows)} studies have no {views} image, all that the other model knows")
@@ -256,12 +255,12 @@ def load_rival(name:str, # A run's folder, or what load_model takes
     rows = run.data.rows(split)
     if any((Path(name)/file).exists() for file in ("run.json", "../run.json")):
         best = find_ckpt(name)
-        info, splits = _read_info(best.parent)
+        info, splits = read_run(best.parent), read_run(best.parent, "splits.json")
         seen = set(splits["train"]) & set(run.data.splits[split])
         if seen:
             raise ValueError(f"{best.parent} was trained on {len(seen)} patients of this {split} split; "
                              "compare runs that share a --data.split_file")
-        config = _data_settings(info, best.parent)[0]
+        config = data_settings(info, best.parent)[0]
         model = pack(CLIPMini.from_pretrained(best)).to(run.model.device)
         return best.parent.name, model, _prepared(run, config.image_size, config.views, rows)
     model = load_model(name).to(run.model.device)

@@ -6,7 +6,7 @@
 __all__ = ['CHECKPOINT', 'SAVE_MINUTES', 'MAY_CHANGE', 'check_writable', 'new_run_folder', 'read_run', 'load_data', 'fingerprint',
            'data_marks', 'what_changed', 'describe_run', 'start_folder', 'save_checkpoint', 'load_checkpoint',
            'last_good', 'RunFiles', 'StopInTime', 'check_image_size', 'check_text_length', 'count_cut',
-           'keep_on_device', 'keep_memory', 'train', 'find_ckpt', 'Run', 'load_run', 'resume_config']
+           'keep_on_device', 'keep_memory', 'train', 'find_ckpt', 'data_settings', 'Run', 'load_run', 'resume_config']
 
 # %% ../../nbs/lab/runs.ipynb #392f6a38
 import ctypes, hashlib, json, math, os, platform, re, shutil, signal, subprocess, tempfile, threading, time, warnings
@@ -455,11 +455,7 @@ def find_ckpt(ckpt:str|Path|None=None, # A model folder (best or last) or a run 
     raise FileNotFoundError(f"there is no model folder {folder}; --ckpt takes a run's best or last folder")
 
 # %% ../../nbs/lab/runs.ipynb #36bd680b
-def _read_info(folder:Path) -> tuple[dict, dict]:
-    "run.json and splits.json of a run folder."
-    return read_run(folder), read_run(folder, "splits.json")
-
-def _data_settings(info:dict, folder:Path) -> tuple[DataConfig, int, str]:
+def data_settings(info:dict, folder:Path) -> tuple[DataConfig, int, str]:
     "The data's settings, the seed and the fingerprint in a run.json."
     try:
         return saved_settings(DataConfig, info["config"]["data"]), info["config"]["seed"], info["data"]["fingerprint"]
@@ -498,8 +494,8 @@ def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for
     "A trained model and its data. Raises FileNotFoundError or ValueError where something is missing."
     best = find_ckpt(ckpt, results_dir)
     model = pack(CLIPMini.from_pretrained(best)).to("cuda" if torch.cuda.is_available() else "cpu")
-    info, splits = _read_info(best.parent)
-    config, seed, _ = _data_settings(info, best.parent)
+    info, splits = read_run(best.parent), read_run(best.parent, "splits.json")
+    config, seed, _ = data_settings(info, best.parent)
     config = _places_now(config, source, images, cache_dir)
     info["config"]["data"] = asdict(config)
     data = load_data(config, seed, splits)
@@ -527,7 +523,7 @@ def resume_config(run:str|Path, # The folder of a run that was stopped
     if not (run/"run.json").is_file():
         raise FileNotFoundError(f"{run} is no run that could be resumed: there is no run.json")
     info = read_run(run)
-    _data_settings(info, run)
+    data_settings(info, run)
     if "best" in info: raise ValueError(f"{run} is finished; there is nothing to resume")
     settings = info["config"].get("train")
     gone = ", ".join(_settings_gone(settings)) if isinstance(settings, dict) else ""
