@@ -13,6 +13,7 @@ pytest.importorskip("voila", reason="no Voilà: pip install 'radiology-clip-mini
 api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
 api.expect.set_options(timeout=60_000) # the kernel may still be busy with the notebook's last cells
 
+pytestmark = pytest.mark.xdist_group("browser") # in one process, so that there is one server and one browser at a time
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser", "chrome"))), None)
 EVIL = "<script>document.title = 'evil'</script> <img src=x onerror=\"document.title = 'evil'\">"
 SMALL = ["--config", "demo", "--data.image_size=64", "--train.epochs=1", "--data.test_fraction=.4", "--paths.results_dir=results/demo"]
@@ -49,7 +50,8 @@ def browser():
 def page(browser, tmp_path):
     "An empty page, photographed when the test is done."
     page = browser.new_page(viewport=dict(width=1280, height=1000))
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
+    page.set_default_navigation_timeout(180_000) # a page is there when its kernel has run it, beside the other tests
     yield page
     page.screenshot(path=tmp_path/"page.png", full_page=True)
     page.close()
