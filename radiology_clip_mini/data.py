@@ -8,7 +8,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'split_patients', 'normalise', 'get_
 
 # %% ../nbs/00_data.ipynb #00000004
 import json, warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -20,7 +20,7 @@ import torch
 
 from .base.collections import skip_summary, source_path
 from .base.pictures import build_cache, ImageCache, VIEWS
-from .base.settings import DataConfig
+from .base.settings import DataConfig, IMAGE_SIZE
 from .base.splits import check_splits, keep_together, known_patients, known_split, KNOWN_SPLITS
 from .base.splits import load_splits, only_known, same_but_case, shared_pictures, split_texts
 from .base.splits import SPLITS, text_ids, unlike_asked
@@ -49,11 +49,11 @@ def split_patients(studies:Dataset, # Needs only the column patient_id
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-def normalise(pixels:np.ndarray|torch.Tensor) -> torch.Tensor: # (…, h, w) uint8 to (…, 3, h, w) float32
-    "Grey bytes as three float channels with ImageNet's mean and standard deviation taken out."
+def normalise(pixels:np.ndarray|torch.Tensor, # (…, h, w) uint8; to (…, 3, h, w) float32
+              mean=IMAGENET_MEAN, std=IMAGENET_STD) -> torch.Tensor: # Of each channel, with white as 1
+    "Grey bytes as three float channels with the mean and standard deviation taken out."
     x = torch.as_tensor(pixels).unsqueeze(-3).float()
-    mean = torch.tensor(IMAGENET_MEAN, device=x.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=x.device)[:, None, None]
+    mean, std = (torch.as_tensor(values, device=x.device)[:, None, None] for values in (mean, std))
     return torch.addcmul(-mean / std, x, 1 / (255*std)) # in one pass
 
 # %% ../nbs/00_data.ipynb #00000048
@@ -168,6 +168,7 @@ def prepare_data(studies:Dataset, # n usable studies, as STUDY_FEATURES
                  splits:dict|None=None, # Those of a run; for None those of the file, or new ones
                  skipped:dict|None=None) -> StudyData: # What reading left out, and why; more is added
     "Splits and decodes studies. Raises ValueError if a split has no readable study."
+    cfg = replace(cfg, image_size=cfg.image_size or IMAGE_SIZE)
     if cfg.image_size < 32:
         raise ValueError(f"image_size is {cfg.image_size}; expected at least 32 pixels")
     skipped = {} if skipped is None else skipped
@@ -179,15 +180,16 @@ def prepare_data(studies:Dataset, # n usable studies, as STUDY_FEATURES
 # %% ../nbs/00_data.ipynb #0000007b
 class TokenTable:
     "The tokens of n texts without padding; `table[rows]` are some of them, padded to the longest."
-    def __init__(self, ids:list[list[int]], pad_id:int): # Tokens of each text; the token that pads
-        self.pad_id = pad_id
+    def __init__(self, ids:list[list[int]], pad_id:int, # Tokens of each text; the token that pads
+                 pad_to:int=0): # The least length
+        self.pad_id, self.pad_to = pad_id, pad_to
         self.lengths = np.array([len(i) for i in ids])
         self.flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32)
         self.ends = np.cumsum(self.lengths)
 
     def __getitem__(self, rows) -> dict[str, torch.Tensor]: # input_ids and attention_mask, (b, longest) int64
         lengths = self.lengths[rows]
-        mask = np.arange(lengths.max()) < lengths[:, None]
+        mask = np.arange(max(lengths.max(), self.pad_to)) < lengths[:, None]
         ids = np.full(mask.shape, self.pad_id)
         ids[mask] = np.concatenate([self.flat[end-n:end] for end, n in zip(self.ends[rows], lengths)])
         return dict(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask.astype(np.int64)))

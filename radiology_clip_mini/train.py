@@ -96,7 +96,7 @@ def train_step(model:CLIPMini, batch, # A Batch
     "One step of AdamW. What it returns is still on the device, so that nothing waits for it."
     batch = batch._replace(images=batch.images.to(accelerator.device, non_blocking=True))
     def encode(part):
-        with accelerator.autocast(): return model(normalise(part.images), part.tokens, part.present)
+        with accelerator.autocast(): return model(model.preprocess(part.images), part.tokens, part.present)
     size = settings.chunk_size
     embeddings = embed_in_chunks(encode, split_batch(batch, size)) if size else encode(batch)
     with accelerator.autocast(): loss = batch_loss(model, *embeddings, batch, settings)
@@ -169,7 +169,8 @@ class TrainState:
 def place(model:CLIPMini, settings:TrainConfig, device:torch.device) -> None:
     "Brings the model to its device, freezes what does not learn, and sets the mode of the rest."
     if process()[1] > 1 and device.type == "cuda": torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model.to(device).freeze(settings.freeze).train_mode(freeze_norm=bool(settings.chunk_size))
+    frozen = [tower for tower in ("image", "text") if getattr(settings, tower) == "frozen"]
+    model.to(device).freeze(*frozen).train_mode(freeze_norm=bool(settings.chunk_size))
 
 # %% ../nbs/03_train.ipynb #3b9f05e3
 def start_training(model:CLIPMini, data:StudyData, config:Config, accelerator:Accelerator, hooks=()) -> TrainState:

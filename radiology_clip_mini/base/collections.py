@@ -21,7 +21,7 @@ import pandas as pd
 
 from .findings import mesh_labels
 from .phantom import make_phantoms
-from .settings import DataConfig
+from .settings import DataConfig, IMAGE_SIZE
 from .sources import _id, _read_csv, _read_text, _study_table, _table_reader, count_images
 from .sources import files_below, HUB_ID, IMAGE_ENDINGS, read_folder, read_table, SAVED
 from .util import home_path, PACKAGE, watched
@@ -218,7 +218,7 @@ def _read_source(cfg:DataConfig, seed:int, skipped:dict) -> Dataset:
                          "only reports that lie in a folder can have their pictures in another")
     if cfg.source == "phantom":
         views = ("frontal",) if cfg.views == "frontal" else ("frontal", "lateral")
-        return make_phantoms(cfg.phantoms, seed, cfg.image_size, views=views, cache_dir=cfg.cache_dir)
+        return make_phantoms(cfg.phantoms, seed, cfg.image_size or IMAGE_SIZE, views=views, cache_dir=cfg.cache_dir)
     if path.exists(): return read_path(path, cfg, skipped)
     name = HUB_ID if cfg.source == "hub" else cfg.source
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name): return read_table(name, cfg, skipped)

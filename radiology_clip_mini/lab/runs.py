@@ -109,7 +109,7 @@ def _git_commit() -> str|None:
 def describe_run(config:Config, data:StudyData, cut:dict, # How many texts are cut, as count_cut says
                  device) -> dict:
     "What run.json holds when training starts."
-    packages = ("torch", "torchvision", "transformers", "datasets", "accelerate", "radiology-clip-mini")
+    packages = ("torch", "timm", "transformers", "datasets", "accelerate", "radiology-clip-mini")
     versions = dict(python=platform.python_version(), **{name: version(name) for name in packages})
     counts, skipped = {}, {}
     for split in SPLITS:
@@ -369,7 +369,7 @@ def _make_model(config:Config, data:StudyData, resume:Path|None) -> CLIPMini:
     "A new model; that of a run with a checkpoint, which holds the weights, without those it began with."
     kept = resume and (resume/CHECKPOINT).is_file() and (resume/"last/config.json").is_file()
     if kept: return pack(CLIPMini.from_pretrained(resume/"last", weights=False))
-    return pack(CLIPMini(config.model, data.texts(data.rows("train"))))
+    return pack(CLIPMini(config.model, data.texts(data.rows("train")), config.data.image_size))
 
 # %% ../../nbs/lab/runs.ipynb #89c0b416
 def _check_model(model:CLIPMini, data:StudyData, config:Config, accelerator) -> dict: # From count_cut
