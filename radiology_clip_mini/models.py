@@ -257,7 +257,7 @@ class CLIPMini(nn.Module):
         if 0 < towers.longest < config.max_length:
             raise ValueError(f"model.max_length is {config.max_length}; the encoder takes at most {towers.longest} tokens")
         self.config = replace(config, embed_dim=config.embed_dim or towers.embed_dim)
-        self.form, self.built, self.image_size = towers.form, towers.built, towers.image_size
+        self.form, self.built, self.image_size, self.widths = towers.form, towers.built, towers.image_size, towers.widths
         self.image_encoder = towers.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
         self.stages, self.text_encoder, self.tokenizer = towers.stages, towers.text_encoder, towers.tokenizer
         self.text_reader, self.pad_to = towers.text_reader, towers.pad_to
@@ -358,6 +358,14 @@ def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict, present:to
     "Image and text embeddings, each (n, embed_dim) unit rows."
     return self.encode_image(images, present), self.encode_text(texts)
 
+# %% ../nbs/01_models.ipynb #58569da7
+@patch
+def new_projections(self:CLIPMini, embed_dim:int) -> None:
+    "Replaces both projections by random ones to a shared space of another size."
+    self.image_projection, self.text_projection = (nn.Linear(width, embed_dim, bias=False) for width in self.widths)
+    self.config = replace(self.config, embed_dim=embed_dim)
+
+
 # %% ../nbs/01_models.ipynb #0000004d
 @patch
 def freeze(self:CLIPMini, *towers:str) -> CLIPMini: # The same; towers are image, text or both
@@ -433,14 +441,14 @@ def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
 
 
 # %% ../nbs/01_models.ipynb #00000060
-_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+_FILES = ("config.json", "model.safetensors")
 
 def _model_folder(name:str|Path) -> Path:
     "The folder of a saved model; one of the hub is fetched, without other files. Raises FileNotFoundError."
     folder = Path(name)
     if not folder.exists() and len(folder.parts) == 2 and not folder.is_absolute():
         with _explained(FileNotFoundError, f"there is no model at {name}, neither as a folder nor on the hub"):
-            folder = Path(snapshot_download(str(name), allow_patterns=[*_FILES, "tokenizer*"]))
+            folder = Path(snapshot_download(str(name), allow_patterns=[*_FILES, "*.json", "*.txt"]))
     missing = ", ".join(file for file in _FILES if not (folder/file).is_file())
     if missing: raise FileNotFoundError(f"{folder} is no model saved by radiology_clip_mini: {missing} is missing")
     return folder

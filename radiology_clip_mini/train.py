@@ -170,6 +170,8 @@ def place(model:CLIPMini, settings:TrainConfig, device:torch.device) -> None:
     "Brings the model to its device, freezes what does not learn, and sets the mode of the rest."
     if process()[1] > 1 and device.type == "cuda": torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     frozen = [tower for tower in ("image", "text") if getattr(settings, tower) == "frozen"]
+    if "lora" in (settings.image, settings.text) and not any("lora_" in name for name, _ in model.named_parameters()):
+        raise ValueError("train.image or train.text is lora, and the model has no adapters: lab.published.add_adapters")
     model.to(device).freeze(*frozen).train_mode(freeze_norm=bool(settings.chunk_size))
 
 # %% ../nbs/03_train.ipynb #3b9f05e3

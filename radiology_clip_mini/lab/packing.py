@@ -12,6 +12,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ..models import padded_means
+
 # %% ../../nbs/lab/packing.ipynb #20581f64
 GROUPS = 4 # Of a batch's texts, by length
 
@@ -68,7 +70,7 @@ def packed_means(encoder:torch.nn.Module, tokens:dict) -> torch.Tensor: # With c
 # %% ../../nbs/lab/packing.ipynb #adc01170
 def pack(model): # A CLIPMini; the same
     "The model, from now on with `packed_means` where its text encoder can pack."
-    if can_pack(model.text_encoder.config):
+    if model.text_reader is padded_means and can_pack(model.text_encoder.config):
         model.text_encoder.set_attn_implementation("packed")
         model.text_reader = packed_means
     return model

@@ -32,8 +32,9 @@ from ..base.util import home_path, PACKAGE, process, progress as progress_bar, r
 from ..base.util import watched, write_atomic
 from ..data import prepare_data, StudyData
 from .packing import pack
+from .published import add_adapters, merged, start_model
 from .report import contact_sheet, plot_history, show_live
-from ..models import CLIPMini
+from ..models import CLIPMini, timm_settings
 from ..train import fit, make_accelerator, plain_row, TrainState, WARMUP
 
 # %% ../../nbs/lab/runs.ipynb #6d39a5ea
@@ -263,7 +264,7 @@ def after_epoch(self:RunFiles, state:TrainState) -> None:
     self.waiting.append((state.history[-1], ()))
     self.flush(state)
     if state.best["epoch"] != state.epoch or not state.accelerator.is_main_process: return
-    path = state.model.save_pretrained(self.folder/"best")
+    path = merged(state.model).save_pretrained(self.folder/"best")
     write_atomic(self.folder.parent/"latest.txt", f"{path}\n")
 
 # %% ../../nbs/lab/runs.ipynb #0bcdf918
@@ -274,7 +275,7 @@ def end(self:RunFiles, state:TrainState) -> None:
     if not state.accelerator.is_main_process: return
     finished = "val" in state.history[-1]
     if not finished: self.save(state)
-    state.model.save_pretrained(self.folder/"last")
+    merged(state.model).save_pretrained(self.folder/"last")
     if not finished: return print(f"stopped at step {state.step}. {last_good(self.folder)}", flush=True)
     done = dict(best=state.best, timings=dict(prepare_s=self.prepare_s, train_s=round(self.written - self.start, 1)))
     write_atomic(self.folder/"run.json", json.dumps(read_run(self.folder) | done, indent=1))
@@ -365,11 +366,18 @@ def _load_data(config:Config, studies:Dataset|None, resume:Path|None, accelerato
     return data
 
 # %% ../../nbs/lab/runs.ipynb #e3943d98
-def _make_model(config:Config, data:StudyData, resume:Path|None) -> CLIPMini:
-    "A new model; that of a run with a checkpoint, which holds the weights, without those it began with."
+def _with_size(config:Config, start:CLIPMini|None) -> Config:
+    "The settings with the size of images that the model was made for, where they ask for none."
+    if config.data.image_size: return config
+    side = start.image_size if start else timm_settings(config.model.image_encoder)["image_size"]
+    return replace(config, data=replace(config.data, image_size=side))
+
+def _make_model(config:Config, data:StudyData, resume:Path|None, start:CLIPMini|None) -> CLIPMini:
+    "A new model or the one to start from; that of a run with a checkpoint, without the weights it began with."
     kept = resume and (resume/CHECKPOINT).is_file() and (resume/"last/config.json").is_file()
-    if kept: return pack(CLIPMini.from_pretrained(resume/"last", weights=False))
-    return pack(CLIPMini(config.model, data.texts(data.rows("train")), config.data.image_size))
+    if kept: model = CLIPMini.from_pretrained(resume/"last", weights=False)
+    else: model = start or CLIPMini(config.model, data.texts(data.rows("train")), config.data.image_size)
+    return add_adapters(pack(model), config.train)
 
 # %% ../../nbs/lab/runs.ipynb #89c0b416
 def _check_model(model:CLIPMini, data:StudyData, config:Config, accelerator) -> dict: # From count_cut
@@ -423,9 +431,11 @@ def train(config:Config, # All settings
     accelerator = make_accelerator(config.train.amp, config.train.tracker)
     if accelerator.device.type == "cpu": keep_memory()
     set_seed(config.seed)
+    start = start_model(config.model) if config.model.start else None
+    config = _with_size(config, start)
     data = _load_data(config, studies, resume, accelerator)
     keep_on_device(data, accelerator.device)
-    model = _make_model(config, data, resume)
+    model = _make_model(config, data, resume, start)
     info = describe_run(config, data, _check_model(model, data, config, accelerator), accelerator.device)
     folder = _run_folder(config, data, info, resume, accelerator)
     files = RunFiles(folder, round(time.time() - started, 1), live)
@@ -534,7 +544,7 @@ def resume_config(run:str|Path, # The folder of a run that was stopped
     with tempfile.TemporaryDirectory() as part:
         path = str(write_atomic(f"{part}/config.yaml", json.dumps(saved)))
         config, before = load_config(path, *overrides), flat_settings(load_config(path))
-    may = MAY_CHANGE + (("model.image_weights", "model.text_encoder") if (run/CHECKPOINT).is_file() else ())
+    may = MAY_CHANGE + (("model.start", "model.image_weights", "model.text_encoder") if (run/CHECKPOINT).is_file() else ())
     new = [name for name, value in flat_settings(config).items() if value != before[name] and name not in may]
     if not new: return config
     raise ValueError(f"a resumed run keeps its settings, and {', '.join(new)} would differ; only {', '.join(may)} may")
