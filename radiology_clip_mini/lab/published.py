@@ -268,6 +268,7 @@ def _adaptable(encoder:nn.Module) -> list[str]:
 
 def _check_adapters(model:CLIPMini) -> None:
     "Raises ValueError, naming the first, for layers that the network reads past their adapters."
+    model.eval()
     with torch.enable_grad():
         emb = model.encode_image(torch.randn(1, 3, model.image_size, model.image_size)), model.encode_text(["No effusion."])
         sum(x.sum() for x in emb).backward()
