@@ -4,16 +4,39 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import save_file
 import torch
 from PIL import Image
-from transformers import DistilBertConfig, DistilBertModel
+from transformers import BertConfig, DistilBertConfig, DistilBertModel
 
 from radiology_clip_mini.base.collections import load_studies
-from radiology_clip_mini.lab import cli
+from radiology_clip_mini.base.settings import DataConfig
+from radiology_clip_mini.lab import ask, cli
+from radiology_clip_mini.lab.evaluate import evaluate
+from radiology_clip_mini.lab.published import load_model
+from radiology_clip_mini.lab.runs import load_data
 from radiology_clip_mini.models import image_encoder, learn_tokenizer
 
 SMALL = ["--config", "demo", "--data.phantoms=60", "--data.image_size=48", "--train.epochs=1"]
 COMMANDS = dict(rclip_train=cli.train_command, rclip_eval=cli.eval_command, rclip_viz=cli.viz_command)
+
+
+VIT = dict(timm_model_name="test_vit", timm_pool="", timm_proj="linear", image_size=64)
+
+def save_open_clip(folder, vision=VIT):
+    "A small random model as open_clip saves it: a ViT of timm for images of 64 pixels, a BERT for texts."
+    open_clip = pytest.importorskip("open_clip", reason="no open_clip: pip install 'radiology-clip-mini[compare]'")
+    tokenizer = learn_tokenizer(load_studies("phantom", phantoms=40, image_size=32)["text"][:])
+    tokenizer.save_pretrained(folder)
+    BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64).save_pretrained(folder)
+    text = dict(hf_model_name="nobody/bert", hf_tokenizer_name="nobody/bert", hf_proj_type="mlp", hf_pooler_type="cls_last_hidden_state_pooler", context_length=80)
+    settings = dict(model_cfg=dict(embed_dim=24, vision_cfg=vision, text_cfg=text), preprocess_cfg=dict(mean=[.48, .46, .41], std=[.27, .26, .28]))
+    (folder/"open_clip_config.json").write_text(json.dumps(settings))
+    here = text | dict(hf_model_name=str(folder), hf_model_pretrained=False)
+    torch.manual_seed(0)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False, text_cfg=here)
+    save_file(model.state_dict(), folder/"open_clip_model.safetensors")
+    return folder
 
 
 @pytest.fixture
@@ -81,7 +104,6 @@ def refuses(outcome, message):
     ([*SMALL, "--model.text_encoder", "./missing"], "neither a folder with a Hugging Face model"),
     ([*SMALL, "--paths.results_dir", "a_file/results"], "results cannot be written to a_file/results"),
     ([*SMALL, "--data.split_file", "splits.json"], "was made for other data"),
-    ([*SMALL, "--model.image_encoder", "alexnet"], "alexnet cannot take images of 48 pixels"),
     ([*SMALL, "--model.max_length", "900"], "takes at most 512 tokens"),
     (["--config", "a_file"], "Unexpected config"),
 ])
@@ -91,6 +113,12 @@ def test_train_refuses(call, argv, message):
     Path("splits.json").write_text(json.dumps(dict(train=["a"], val=["b"], test=["c"])))
     refuses(call("rclip_train", *argv), message)
     assert sorted(p.name for p in Path().iterdir() if any(p.rglob("*")) or p.is_file()) == ["a_file", "splits.json"]
+
+
+def test_train_refuses_a_size(call, tmp_path):
+    "A published model may take one size only."
+    refuses(call("rclip_train", *SMALL, "--model.start", save_open_clip(tmp_path, dict(image_size=64, patch_size=16, width=32, layers=2, head_width=16))), "cannot take images of 48 pixels")
+    assert not list(Path().glob("results/*"))
 
 
 def test_hub_not_reachable(call, monkeypatch):
@@ -155,7 +183,7 @@ def test_tiny_on_a_parquet_file(call, tmp_path, form):
                  img_frontal=jpeg(s["frontal"], form) if i % 6 else None, img_lateral=jpeg(s["lateral"], form) if i % 4 else None) for i, s in enumerate(studies)]
     rows[8]["img_frontal"], rows[8]["img_lateral"] = (b"", None) if form == "bytes" else ("no picture", None)
     pd.DataFrame(rows).to_parquet(tmp_path/"openi.parquet")
-    torch.save(image_encoder("resnet18")[0].state_dict(), tmp_path/"resnet18.pth")
+    torch.save(image_encoder("resnet18").state_dict(), tmp_path/"resnet18.pth")
     tokenizer = learn_tokenizer(studies["text"][:])
     DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), dim=64, n_layers=1, n_heads=2, hidden_dim=64)).save_pretrained(tmp_path/"encoder")
     tokenizer.save_pretrained(tmp_path/"encoder")
@@ -203,3 +231,83 @@ def test_a_changed_picture_is_another_test(call):
     own_run = json.loads(own.with_name("run.json").read_text())["data"]
     assert own_run["fingerprints"].keys() == {"studies", "patients", "texts", "labels", "views", "images"}
     assert own.read_bytes() == before and other["data"]["source"] == "own" and len(other["data"]["fingerprint"]) == 16
+
+
+# A model without a run
+
+@pytest.fixture(scope="session")
+def others(tmp_path_factory):
+    "30 drawn chests of another series, as pictures and a table whose columns have names of their own."
+    from radiology_clip_mini.base.phantom import make_phantoms
+    folder = tmp_path_factory.mktemp("others")
+    studies = make_phantoms(30, seed=7, image_size=96)
+    for i, s in enumerate(studies): s["frontal"].save(folder/f"{i}.png")
+    pd.DataFrame(dict(picture=[f"{i}.png" for i in range(30)], who=[f"p{i//2}" for i in range(30)], study=range(30), report=studies["text"])).to_csv(folder/"table.csv", index=False)
+    return folder
+
+
+@pytest.fixture(params=["ours", "open_clip"])
+def model(request, trained, tmp_path_factory):
+    "A run that we trained, or a published model with random weights."
+    if request.param == "open_clip": return save_open_clip(tmp_path_factory.mktemp("published"))
+    return trained/Path((trained/"results/latest.txt").read_text().strip()).parent
+
+
+COLUMNS = "{image: picture, patient_id: who, study_id: study, text: report}"
+
+@pytest.mark.filterwarnings("ignore:.*reads only the beginning")
+def test_a_model_without_a_run(call, model, others, monkeypatch):
+    "The three commands on a folder; the figures are those of `evaluate`, and the results have a folder of their own."
+    words = ["--model", model, "--data.source", others, "--data.columns", COLUMNS]
+    assert call("rclip_eval", *words)[0] in (0, None)
+    assert call("rclip_viz", *words)[0] in (0, None)
+    asked = load_model(model)
+    folder, = Path("results").iterdir()
+    assert folder.name.startswith(f"{asked.name.replace('/', '-')}-")
+    made = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert made | {"viz/gradcam_example.png"} == {"metrics.json", "metrics.md", "ranks.csv", "viz/evaluation.png", "viz/retrieval_grid.png", "viz/gradcam_example.png"}
+    columns = dict(image="picture", patient_id="who", study_id="study", text="report")
+    data = load_data(DataConfig(source=str(others), columns=columns, image_size=asked.image_size), only_test=True)
+    result = json.loads((folder/"metrics.json").read_text())
+    assert result.pop("asked") == dict(model=str(model), fingerprint=ask.fingerprint(data)) and folder.name.endswith(ask.fingerprint(data)[:8])
+    expected, _ = evaluate(asked, data)
+    assert result["n_queries"] == 30 and result["n_patients"] == 15
+    for direction in ("image_to_text", "text_to_image"):
+        for name in ("R@1", "R@5", "R@10", "MRR"): assert result[direction][name] == pytest.approx(expected[direction][name], abs=1e-9)
+    shown = {}
+    monkeypatch.setattr(ask, "serve_page", lambda words, port, no_browser: shown.update(json.loads(json.dumps(words))))
+    monkeypatch.setattr(sys, "argv", ["rclip_app", *map(str, words)])
+    cli.app_command()
+    explorer = ask.explore(**shown)
+    assert len(explorer.gallery) == 30
+
+
+def test_a_model_without_a_run_on_a_known_part(call, trained, others):
+    "A split file says which studies are the test; whoever was trained on them is reported."
+    run = trained/Path((trained/"results/latest.txt").read_text().strip()).parent
+    words = ["--model", run, "--data.source", others, "--data.columns", COLUMNS]
+    Path("split.json").write_text(json.dumps(dict(train=[f"p{i}" for i in range(9)], val=["p9"], test=[f"p{i}" for i in range(10, 15)])))
+    assert call("rclip_eval", *words, "--data.split_file=split.json")[0] in (0, None)
+    assert json.loads(next(Path("results").glob("*/metrics.json")).read_text())["n_queries"] == 10
+    with pytest.warns(UserWarning, match="was trained on .* of these patients, and may know them by heart"):
+        assert call("rclip_eval", "--model", run, "--data.source=phantom", "--data.phantoms=60", "--data.image_size=48")[0] in (0, None)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--model", "m"], "--model NAME needs data, such as --data.source FOLDER"),
+    (["--data.source", "x"], "--data needs --model"),
+    (["--model", "m", "--data.source", "x", "--ckpt", "results"], "--ckpt names the run"),
+    (["--model", "m", "--data.source", "x", "--source", "y"], "say where its data is now"),
+    (["--model", "m", "--data.sourc", "x"], "--data.sourc"),
+    (["--model", "m", "--data.views", "top"], "data.views"),
+    (["--model", "./nothing", "--data.source", "x"], "./nothing"),
+    (["--model", "{run}", "--data.source", "nowhere"], "no data at nowhere"),
+    (["--model", "{run}", "--data.source", "phantom", "--data.phantoms", "9", "--data.split_file", "none.json"], "the split file none.json is no file"),
+    (["--model", "{run}", "--data.source", "phantom", "--data.phantoms", "9", "--data.split", "iu_xray"], "it is for IU X-Ray"),
+])
+@pytest.mark.parametrize("command", ["rclip_eval", "rclip_viz"])
+def test_asked_without_a_run_and_refused(call, trained, command, words, message):
+    "One message says what goes with what; nothing is written."
+    run = trained/Path((trained/"results/latest.txt").read_text().strip()).parent
+    refuses(call(command, *(word.format(run=run) for word in words)), message)
+    assert not Path("results").exists()

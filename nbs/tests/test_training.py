@@ -4,7 +4,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 import torch
+
+from test_commands import save_open_clip
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and gloo as POSIX has them")
 multi = multiprocessing.get_context("forkserver") # imports once, so that each of the many processes starts in milliseconds
@@ -182,6 +185,30 @@ def test_the_other_process_ends_too(tmp_path, n, whole):
     assert "another process of this run has ended. " in log and "checkpoint" in log and "Traceback" not in log
     assert run(tmp_path, 2, folder_of(tmp_path)) == [0, 0]
     assert outcome(tmp_path) == expected
+
+
+ADAPTED = ("--data.image_size=null", "--train.image=lora", "--train.text=lora", "--train.lr=.01", "--train.epochs=3")
+BARE = "import sys; sys.modules['peft'] = None; from radiology_clip_mini.lab.published import load_model; load_model(sys.argv[1]).encode_text(['No effusion.'])"
+
+@pytest.mark.parametrize("world, more", [(1, []), (1, ["--train.chunk_size=4"]), (2, [])], ids=["one process", "in chunks", "two processes"])
+def test_adapters_go_on(tmp_path, world, more):
+    "A published model with LoRA, killed and resumed without the weights it began with, ends as if nothing had been; what is saved needs no peft."
+    pytest.importorskip("peft", reason="no peft: pip install 'radiology-clip-mini[lora]'")
+    (tmp_path/"start").mkdir()
+    words = (f"--model.start={save_open_clip(tmp_path/'start')}", *ADAPTED, *more)
+    whole, killed = tmp_path/"whole", tmp_path/"killed"
+    assert run(whole, world, more=words) == [0]*world, (whole/"log0.txt").read_text()
+    assert run(killed, world, more=words, hurt=("step", 4))[0] == -signal.SIGKILL, (killed/"log0.txt").read_text()
+    first = load_file(tmp_path/"start/open_clip_model.safetensors")
+    shutil.rmtree(tmp_path/"start")
+    assert run(killed, world, folder_of(killed), words) == [0]*world, (killed/"log0.txt").read_text()
+    assert outcome(killed) == outcome(whole)
+    best = load_file(folder_of(whole)/"best/model.safetensors")
+    assert not [name for name in best if "lora_" in name or "base_layer" in name]
+    learned = {name for name, x in best.items() if not any(x.shape == y.shape and torch.equal(x, y) for y in first.values())}
+    assert {name.split(".")[0] for name in learned} >= {"image_encoder", "text_encoder", "image_projection", "text_projection"}
+    assert not [name for name in learned if "norm" in name.lower() or "embed" in name], learned
+    subprocess.run([sys.executable, "-c", BARE, folder_of(whole)], check=True)
 
 
 def gradients(folder, rank, world, port, chunk_size, weight):
