@@ -136,7 +136,7 @@ ACCEPTED = {
     "XLNet, which has no limit": lambda f: saved(f, hf.XLNetModel(hf.XLNetConfig(vocab_size=len(TOKENIZER), d_model=16, n_layer=1, n_head=2, d_inner=16))),
 }
 
-def clip_mini(folder, max_length=64): return CLIPMini(ModelConfig(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder=str(folder), max_length=max_length)).eval()
+def clip_mini(folder, max_length=64): return CLIPMini(ModelConfig(image_encoder="test_efficientnet", image_weights="none", text_encoder=str(folder), max_length=max_length)).eval()
 
 
 @torch.no_grad()
@@ -181,7 +181,7 @@ def test_longest_text_without_an_answer(tmp_path):
 # Texts
 
 def config(source, folder, **model):
-    model = dict(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder="scratch") | model
+    model = dict(image_encoder="test_efficientnet", image_weights="none", text_encoder="scratch") | model
     return Config(data=DataConfig(source=source, phantoms=40, image_size=32), model=ModelConfig(**model), train=TrainConfig(epochs=1), paths=PathsConfig(str(folder)))
 
 
@@ -211,7 +211,7 @@ def test_long_reports():
     if not (CASES/"long_reports").is_dir(): pytest.skip("the collection of cases is not here")
     data = load_data(DataConfig(source=str(CASES/"long_reports"), image_size=32), seed=1)
     for max_length, n in ((128, 60), (ModelConfig.max_length, 0)):
-        model = CLIPMini(ModelConfig(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder="scratch", max_length=max_length), data.texts(data.rows("train")))
+        model = CLIPMini(ModelConfig(image_encoder="test_efficientnet", image_weights="none", text_encoder="scratch", max_length=max_length), data.texts(data.rows("train")))
         assert sum(runs.count_cut(model, data)["cut_texts"].values()) == n
 
 
@@ -240,7 +240,7 @@ def test_texts_keep_their_difference(tmp_path, pair):
 def test_texts_keep_their_difference_in_a_model(tmp_path):
     "All scripts at once: every text has a vector of its own, before and after it is saved; 3,000 different signs are all known."
     texts = [text for pair in PAIRS.values() for text in pair]
-    model = CLIPMini(ModelConfig(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder="scratch"), texts).eval()
+    model = CLIPMini(ModelConfig(image_encoder="test_efficientnet", image_weights="none", text_encoder="scratch"), texts).eval()
     vectors = model.encode_text(texts)
     assert torch.pdist(vectors).min() > 1e-6
     assert torch.equal(CLIPMini.from_pretrained(model.save_pretrained(tmp_path)).encode_text(texts), vectors)

@@ -1,7 +1,6 @@
 """Small random models of each library, saved in its own form: trained further in each mode, evaluated, explained, asked, saved and loaded."""
-import json, os
+import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -118,6 +117,7 @@ def test_one_epoch(published, data, tmp_path, kind, mode):
     assert info["config"]["model"]["start"] == str(start) and info["data"]["max_length"] <= 64 + 192*(kind == "ours")
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_else_works(published, data, tmp_path, kind):
     "Evaluation, zero-shot, a heat map, the explorer and saving, on a model as it is published."
