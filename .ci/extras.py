@@ -1,4 +1,4 @@
-"""Asks one question of an extra, in an environment that holds nothing else: python .ci/extras.py app|compare|dicom
+"""Asks one question of an extra, in an environment that holds nothing else: python .ci/extras.py app|compare|dicom|lora
 
 Expects a run in ./results, as `rclip_train --config demo` leaves it.
 """
@@ -35,22 +35,52 @@ def app():
     finally: server.terminate()
 
 
+def command(name, *words):
+    "Runs one of the project's commands."
+    subprocess.run([Path(sys.executable).parent/name, *map(str, words)], check=True)
+
+
+def train_further(start, results, *words):
+    "Trains one epoch of a few phantoms from a model; the run's folder."
+    small = ("--data.source=phantom", "--data.phantoms=40", "--train.epochs=1", "--train.batch_size=16")
+    command("rclip_train", *small, f"--model.start={start}", f"--paths.results_dir={results}", *words)
+    return Path(Path(results, "latest.txt").read_text().strip()).parent
+
+
 def compare():
-    "A small random model of open_clip's form is evaluated beside the run."
+    "A small random model of open_clip's form is evaluated beside the run, trained further, and evaluated again."
     import open_clip
     from safetensors.torch import save_file
     vision = dict(image_size=32, layers=1, width=64, patch_size=16)
     text = dict(context_length=77, vocab_size=49408, width=64, heads=1, layers=1)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home, "random")
+        folder.mkdir()
         model = open_clip.model.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text)
         preprocess = dict(mean=[.5]*3, std=[.5]*3)
         settings = dict(model_cfg=dict(embed_dim=24, vision_cfg=vision, text_cfg=text), preprocess_cfg=preprocess)
-        Path(folder, "open_clip_config.json").write_text(json.dumps(settings))
-        save_file(model.state_dict(), Path(folder, "open_clip_model.safetensors"))
-        subprocess.run([Path(sys.executable).parent/"rclip_eval", "--compare", folder], check=True)
+        (folder/"open_clip_config.json").write_text(json.dumps(settings))
+        save_file(model.state_dict(), folder/"open_clip_model.safetensors")
+        command("rclip_eval", "--compare", folder)
         latest = Path("results/latest.txt").read_text().strip()
         result = json.loads((Path(latest).parent/"metrics.json").read_text())
-        assert list(result["compare"]) == [Path(folder).name]
+        assert list(result["compare"]) == [folder.name]
+        run = train_further(folder, Path(home, "results"))
+        command("rclip_eval", "--ckpt", run)
+        assert json.loads((run/"metrics.json").read_text())["n_queries"]
+
+
+def lora():
+    "LoRA on the text encoder of the run's own model leaves a model without adapters."
+    from safetensors.torch import load_file
+    first = Path(Path("results/latest.txt").read_text().strip())
+    with tempfile.TemporaryDirectory() as results:
+        run = train_further(first.parent, results, "--train.text=lora", "--train.image=frozen", "--train.lora_rank=2")
+        before, after = (load_file(folder/"model.safetensors") for folder in (first, run/"best"))
+        assert before.keys() == after.keys() # no adapters
+        changed = [name for name in before if not (before[name] == after[name]).all()]
+        assert any(name.startswith("text_encoder.") for name in changed)
+        assert not any(name.startswith("image_encoder.") for name in changed)
 
 
 def dicom():
@@ -75,5 +105,5 @@ def dicom():
 
 
 if __name__ == "__main__":
-    dict(app=app, compare=compare, dicom=dicom)[sys.argv[1]]()
+    dict(app=app, compare=compare, dicom=dicom, lora=lora)[sys.argv[1]]()
     print(f"{sys.argv[1]}: imports and answers")

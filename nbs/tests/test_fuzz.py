@@ -322,7 +322,7 @@ def test_any_override(parser, name, value): configured("--config", "demo", f"--{
 def model_folder(home):
     "The smallest model this project can save, in a run's folder."
     run = home/"run"
-    model = models.CLIPMini(models.ModelConfig(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder="scratch", embed_dim=8), ["Clear lungs.", "Large heart."])
+    model = models.CLIPMini(models.ModelConfig(image_encoder="test_efficientnet", image_weights="none", text_encoder="scratch", embed_dim=8), ["Clear lungs.", "Large heart."])
     model.save_pretrained(run/"best")
     (run/"run.json").write_text(json.dumps(RUN))
     (run/"splits.json").write_text(json.dumps(SPLIT))
@@ -435,7 +435,7 @@ def set_traps(folder, sprung):
 def loads(folder):
     "All ways in which this project opens a folder or file of a model."
     return dict(saved=lambda: models.CLIPMini.from_pretrained(folder), other=lambda: published.load_model(folder), text=lambda: models.text_encoder(str(folder)),
-                **{name: lambda name=name: models.image_encoder("shufflenet_v2_x0_5", str(folder/name)) for name in ("weights.pth", "pytorch_model.bin")})
+                **{name: lambda name=name: models.image_encoder("test_efficientnet", str(folder/name)) for name in ("weights.pth", "pytorch_model.bin")})
 
 
 @pytest.mark.parametrize("weights", [True, False], ids=["safetensors", "pickle only"])

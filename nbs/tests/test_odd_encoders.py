@@ -136,7 +136,7 @@ ACCEPTED = {
     "XLNet, which has no limit": lambda f: saved(f, hf.XLNetModel(hf.XLNetConfig(vocab_size=len(TOKENIZER), d_model=16, n_layer=1, n_head=2, d_inner=16))),
 }
 
-def clip_mini(folder, max_length=64): return CLIPMini(ModelConfig(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder=str(folder), max_length=max_length)).eval()
+def clip_mini(folder, max_length=64): return CLIPMini(ModelConfig(image_encoder="test_efficientnet", image_weights="none", text_encoder=str(folder), max_length=max_length)).eval()
 
 
 @torch.no_grad()
@@ -181,7 +181,7 @@ def test_longest_text_without_an_answer(tmp_path):
 # Texts
 
 def config(source, folder, **model):
-    model = dict(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder="scratch") | model
+    model = dict(image_encoder="test_efficientnet", image_weights="none", text_encoder="scratch") | model
     return Config(data=DataConfig(source=source, phantoms=40, image_size=32), model=ModelConfig(**model), train=TrainConfig(epochs=1), paths=PathsConfig(str(folder)))
 
 
@@ -211,7 +211,7 @@ def test_long_reports():
     if not (CASES/"long_reports").is_dir(): pytest.skip("the collection of cases is not here")
     data = load_data(DataConfig(source=str(CASES/"long_reports"), image_size=32), seed=1)
     for max_length, n in ((128, 60), (ModelConfig.max_length, 0)):
-        model = CLIPMini(ModelConfig(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder="scratch", max_length=max_length), data.texts(data.rows("train")))
+        model = CLIPMini(ModelConfig(image_encoder="test_efficientnet", image_weights="none", text_encoder="scratch", max_length=max_length), data.texts(data.rows("train")))
         assert sum(runs.count_cut(model, data)["cut_texts"].values()) == n
 
 
@@ -240,7 +240,7 @@ def test_texts_keep_their_difference(tmp_path, pair):
 def test_texts_keep_their_difference_in_a_model(tmp_path):
     "All scripts at once: every text has a vector of its own, before and after it is saved; 3,000 different signs are all known."
     texts = [text for pair in PAIRS.values() for text in pair]
-    model = CLIPMini(ModelConfig(image_encoder="shufflenet_v2_x0_5", image_weights="none", text_encoder="scratch"), texts).eval()
+    model = CLIPMini(ModelConfig(image_encoder="test_efficientnet", image_weights="none", text_encoder="scratch"), texts).eval()
     vectors = model.encode_text(texts)
     assert torch.pdist(vectors).min() > 1e-6
     assert torch.equal(CLIPMini.from_pretrained(model.save_pretrained(tmp_path)).encode_text(texts), vectors)
@@ -262,10 +262,44 @@ def test_ascii_is_as_before():
 
 # Pictures
 
-def test_a_transformer_gets_its_retrieval_grid(tmp_path):
+def test_an_encoder_without_a_map_gets_its_retrieval_grid(tmp_path):
     "An encoder without a map: the grid is drawn, and a warning says what is not."
-    data = load_data(DataConfig(source="phantom", phantoms=24, image_size=224), seed=1)
-    model = CLIPMini(ModelConfig(image_encoder="vit_b_32", image_weights="none", text_encoder="scratch"), data.texts(data.rows("train"))).eval()
-    with pytest.warns(UserWarning, match="VisionTransformer is a transformer.*retrieval grid, but no heat map"): written = visualise_run(runs.Run(tmp_path, model, data, {}))
+    data = load_data(DataConfig(source="phantom", phantoms=24, image_size=64), seed=1)
+    model = CLIPMini(ModelConfig(image_encoder="test_efficientnet", image_weights="none", text_encoder="scratch"), data.texts(data.rows("train"))).eval()
+    model.stages = []
+    with pytest.warns(UserWarning, match="no stage that hands on a map.*retrieval grid, but no heat map"): written = visualise_run(runs.Run(tmp_path, model, data, {}))
     assert written == [tmp_path/"viz/retrieval_grid.png"] and written[0].stat().st_size > 10_000
     with pytest.raises(ValueError, match="method is 'cam'"): visualise_run(runs.Run(tmp_path, model, data, {}), methods=("cam",))
+
+
+# Image encoders of the hub
+
+def test_an_image_encoder_of_the_hub(tmp_path, monkeypatch):
+    "`hf-hub:owner/name` is built from the config and weights of its page; a saved model of it asks the hub for nothing."
+    import huggingface_hub
+    import timm
+    from timm.models import _hub
+    page = tmp_path/"page"
+    page.mkdir()
+    pretrained = dict(input_size=[3, 64, 64], mean=[.4]*3, std=[.2]*3, num_classes=0, fixed_input_size=True, first_conv="patch_embed.proj", classifier="head")
+    (page/"config.json").write_text(json.dumps(dict(architecture="test_vit", num_classes=0, num_features=64, model_args=dict(img_size=64, class_token=False, global_pool="avg"), pretrained_cfg=pretrained)))
+    torch.manual_seed(3)
+    net = timm.create_model("test_vit", num_classes=0, img_size=64, class_token=False, global_pool="avg")
+    save_file(net.state_dict(), page/"model.safetensors")
+    asked = []
+    def download(repo_id=None, filename=None, **more):
+        asked.append((repo_id, filename))
+        if not (page/filename).is_file(): raise huggingface_hub.errors.EntryNotFoundError(filename)
+        return str(page/filename)
+    monkeypatch.setattr(_hub, "hf_hub_download", download)
+    config = ModelConfig(image_encoder="hf-hub:owner/name", image_weights="imagenet", text_encoder="scratch")
+    model = CLIPMini(config, WORDS).eval()
+    assert set(asked) == {("owner/name", "config.json"), ("owner/name", "model.safetensors")} and model.image_size == 64
+    assert model.mean.tolist() == pytest.approx([.4]*3) and not any("cls_token" in name for name in model.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad(): assert torch.allclose(model.image_features(images), net.eval()(images), atol=1e-6)
+    monkeypatch.setattr(_hub, "hf_hub_download", mock.Mock(side_effect=AssertionError("asked the hub")))
+    monkeypatch.setattr("socket.getaddrinfo", mock.Mock(side_effect=AssertionError("asked the internet")))
+    again = CLIPMini.from_pretrained(model.save_pretrained(tmp_path/"saved"))
+    with torch.no_grad(): assert torch.equal(again.encode_image(images), model.encode_image(images))
+    assert again.built == model.built and again.built["image"]["architecture"] == "test_vit"
