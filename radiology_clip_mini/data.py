@@ -90,8 +90,7 @@ class StudyData:
 
     def rows(self, split:str) -> np.ndarray:
         "The row numbers of a split's studies. Raises ValueError for any other name."
-        if split not in self.splits:
-            raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)}")
+        if split not in self.splits: raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)}")
         ids = set(self.splits[split])
         return np.flatnonzero([p in ids for p in self.studies["patient_id"]])
 
@@ -118,9 +117,8 @@ def picture(self:StudyData, row:int) -> np.ndarray:
     return self.images.read(self.places[[row]], np.array([VIEWS.index(self.seen(row)[0])]))[0]
 
 # %% ../nbs/00_data.ipynb #00000058
-def choose_views(there:np.ndarray, # (n, 2) bool: is there a frontal, a lateral
-                 views:str) -> np.ndarray: # (n, 2) for both, else (n, 1): 0 frontal, 1 lateral, -1 missing
-    "Which images of each study are used; `views` as in `DataConfig`."
+def choose_views(there:np.ndarray, views:str) -> np.ndarray: # (n, 2) bool, frontal and lateral; as in DataConfig
+    "Which images of each study are used, (n, 2) for both, else (n, 1): 0 frontal, 1 lateral, -1 missing."
     frontal, lateral = np.where(there, [0, 1], -1).T
     either = np.where(there[:, 0], frontal, lateral)
     slots = dict(frontal=[frontal], lateral=[lateral], any=[either], both=[frontal, lateral])
@@ -144,11 +142,11 @@ def _list_notes(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, 
     for row in np.flatnonzero(~kept): skipped[ids[row]] = "; ".join(lost.get(row, [missing]))
 
 # %% ../nbs/00_data.ipynb #0000005d
-def gather_data(studies:Dataset, # n usable studies
-                cfg:DataConfig, # views, image_size and cache_dir are used
+def gather_data(studies:Dataset, cfg:DataConfig, # n usable studies; views, image_size and cache_dir are used
                 splits:dict, # Patient ids of train, val and test
-                skipped:dict) -> StudyData: # skipped receives the others, with reasons
-    "The m ≤ n studies with a readable image. Raises ValueError if a split has none."
+                skipped:dict, # Receives the others, with reasons
+                needed:tuple=SPLITS) -> StudyData: # Which splits must have studies
+    "The m ≤ n studies with a readable image. Raises ValueError if a split that is needed has none."
     images = build_cache(studies, cfg.image_size, cfg.cache_dir)
     view_ids = choose_views(images.hashes != 0, cfg.views)
     kept = (view_ids >= 0).any(1)
@@ -156,32 +154,32 @@ def gather_data(studies:Dataset, # n usable studies
     places = np.flatnonzero(kept)
     studies = studies.select(places)
     data = StudyData(studies, images, places, view_ids[places], text_ids(studies["text"][:]).numpy(), splits, skipped)
-    empty = [s for s in SPLITS if not len(data.rows(s))]
-    if empty:
-        raise ValueError(f"no readable study is left in {', '.join(empty)}. Skipped: {skip_summary(skipped)}")
+    empty = [s for s in needed if not len(data.rows(s))]
+    if empty: raise ValueError(f"no readable study is left in {', '.join(empty)}. Skipped: {skip_summary(skipped)}")
     return data
 
 # %% ../nbs/00_data.ipynb #0000005e
-def prepare_data(studies:Dataset, # n usable studies, as STUDY_FEATURES
-                 cfg:DataConfig, # What to make of them
+def prepare_data(studies:Dataset, cfg:DataConfig, # n usable studies, as STUDY_FEATURES; what to make of them
                  seed:int=42, # Of the split
                  splits:dict|None=None, # Those of a run; for None those of the file, or new ones
-                 skipped:dict|None=None) -> StudyData: # What reading left out, and why; more is added
-    "Splits and decodes studies. Raises ValueError if a split has no readable study."
+                 skipped:dict|None=None, # What reading left out, and why; more is added
+                 only_test:bool=False) -> StudyData: # All studies are the test, unless `cfg` names a split or its file
+    "Splits and decodes studies. Raises ValueError if a split has no readable study, of `only_test` the test."
     cfg = replace(cfg, image_size=cfg.image_size or IMAGE_SIZE)
-    if cfg.image_size < 32:
-        raise ValueError(f"image_size is {cfg.image_size}; expected at least 32 pixels")
+    if cfg.image_size < 32: raise ValueError(f"image_size is {cfg.image_size}; expected at least 32 pixels")
     skipped = {} if skipped is None else skipped
     if cfg.split in KNOWN_SPLITS:
         studies = only_known(studies, known_split(cfg.split, source_path(cfg.source)), skipped)
-    splits = check_splits(splits, studies, "the run's split") if splits else get_splits(studies, cfg, seed)
-    return gather_data(studies, cfg, splits, skipped)
+    if only_test and cfg.split_file: splits = load_splits(studies, cfg.split_file)
+    elif only_test and cfg.split not in KNOWN_SPLITS:
+        splits = dict(train=[], val=[], test=sorted(set(studies["patient_id"])))
+    else: splits = check_splits(splits, studies, "the run's split") if splits else get_splits(studies, cfg, seed)
+    return gather_data(studies, cfg, splits, skipped, ("test",) if only_test else SPLITS)
 
 # %% ../nbs/00_data.ipynb #0000007b
 class TokenTable:
     "The tokens of n texts without padding; `table[rows]` are some of them, padded to the longest."
-    def __init__(self, ids:list[list[int]], pad_id:int, # Tokens of each text; the token that pads
-                 pad_to:int=0): # The least length
+    def __init__(self, ids:list[list[int]], pad_id:int, pad_to:int=0): # Of each text; what pads; the least length
         self.pad_id, self.pad_to = pad_id, pad_to
         self.lengths = np.array([len(i) for i in ids])
         self.flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32)
@@ -195,8 +193,7 @@ class TokenTable:
         return dict(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask.astype(np.int64)))
 
 # %% ../nbs/00_data.ipynb #00000084
-def epoch_batches(n:int, # Studies
-                  batch_size:int, # At most; all batches are of nearly the same size
+def epoch_batches(n:int, batch_size:int, # Studies; how many a batch has at most, all nearly the same number
                   seed:int, epoch:int) -> list[np.ndarray]: # Positions 0 … n-1, each exactly once
     "One epoch's batches."
     rng = np.random.default_rng([seed, epoch])
@@ -219,8 +216,7 @@ class Batch(NamedTuple):
     holds: torch.Tensor|None = None # (b, m) bool, which report holds which sentence
 
 # %% ../nbs/00_data.ipynb #00000089
-def batches(data:StudyData, # Studies and images
-            rows:np.ndarray, # Row numbers
+def batches(data:StudyData, rows:np.ndarray, # Studies and images, and row numbers of those that are wanted
             tokens:TokenTable, # Of the texts of rows, in their order: CLIPMini.token_table
             parts:list[np.ndarray]) -> Iterator[Batch]: # For each of parts, positions in rows: epoch_batches
     "A batch of images and tokens for each part."

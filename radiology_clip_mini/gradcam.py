@@ -9,7 +9,7 @@ __all__ = ['CELLS', 'METHODS', 'HEAT', 'METHOD_NAMES', 'NoMap', 'mean_pictures',
            'answer_figure', 'word_effects', 'image_uri', 'Explorer']
 
 # %% ../nbs/05_gradcam.ipynb #7c36d0f2
-import base64, copy, io, textwrap
+import base64, copy, io, math, textwrap
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -40,42 +40,48 @@ METHODS = tuple(CELLS)
 class NoMap(ValueError):
     "The image encoder has no map, so there can be no heat map of it."
 
+def _as_map(out:torch.Tensor) -> torch.Tensor: # (n, c, h, w), (n, h, w, c), or tokens (n, l, c); (n, c, h, w)
+    "What a stage hands on, as a square map; the tokens in front of the patches belong to no place and are dropped."
+    if out.ndim == 4: return out.movedim(3, 1) if out.shape[1] == out.shape[2] != out.shape[3] else out
+    side = math.isqrt(out.shape[1])
+    return out[:, -side**2:].unflatten(1, (side, side)).movedim(3, 1)
+
+# %% ../nbs/05_gradcam.ipynb #a995c376
 def _embed_with_map(model:CLIPMini, images:torch.Tensor, # (n, 3, h, w), or (n, v, 3, h, w) with v views a study
                     present:torch.Tensor|None, cells:int) -> tuple: # (n, v) bool, which views exist; the least size
-    "Embeddings (n, d), the last map with enough cells, or the finest, (k, c, h', w') of k views, and its block."
+    "Embeddings (n, d), what the stage for the map hands on of k views, (k, …), and that stage. Raises NoMap."
     encoder, maps = model.image_encoder, {}
-    if any("Attention" in type(module).__name__ for module in encoder.modules()):
-        raise NoMap(f"{type(encoder).__name__} is a transformer and has no convolutional map")
-    def catch(block, args, out):
-        if out.ndim == 4: maps.setdefault(block, []).append(out) # several if the encoder takes a few images at a time
-        return out.clone() # later layers may work in place
-    blocks = [block for name, block in encoder.named_modules() if name and name.count(".") < 2]
-    with_convolutions = [b for b in blocks if any(isinstance(module, torch.nn.Conv2d) for module in b.modules())]
-    hooks = [block.register_forward_hook(catch) for block in with_convolutions]
+    def catch(stage, args, out):
+        x = out[0] if isinstance(out, tuple) else out
+        if x.ndim in (3, 4): maps.setdefault(stage, []).append(x) # several if the encoder takes a few images at a time
+        return x.clone() if x is out else out # later layers may work in place
+    hooks = [encoder.get_submodule(name).register_forward_hook(catch) for name in model.stages]
     try: emb = model.encode_image(images, present)
     finally:
         for hook in hooks: hook.remove()
-    fine = [block for block, chunks in maps.items() if min(chunks[0].shape[2:]) >= cells]
-    block = fine[-1] if fine else next(iter(maps))
-    chunks = maps[block]
-    return emb, chunks[0] if len(chunks) == 1 else torch.cat(chunks), block # a gradient needs the map itself
+    if not maps: raise NoMap(f"{type(encoder).__name__} has no stage that hands on a map, so there is no heat map")
+    fine = [s for s, (out, *_) in maps.items() if out.ndim == 3 or _as_map(out).shape[2] >= cells] or [*maps][:1]
+    stage = fine[-2:][0] if maps[fine[-1]][0].ndim == 3 else fine[-1] # of a transformer the last block but one
+    chunks = maps[stage]
+    return emb, chunks[0] if len(chunks) == 1 else torch.cat(chunks), stage # a gradient needs the tensor itself
 
 # %% ../nbs/05_gradcam.ipynb #f94d17dc
 def _integrated(model:CLIPMini, images:torch.Tensor, text_emb:torch.Tensor, present:torch.Tensor|None, cells:int,
                 reference:torch.Tensor, # (3, h, w) normalised, or (v, 3, h, w)
-                steps:int=8) -> tuple: # Points on the way; (k, c, h', w') each
-    "How the images' maps differ from the reference's, and the mean gradient of the score between the two."
+                steps:int=8) -> torch.Tensor: # Points on the way; (k, …), as the stage hands it on
+    "What each number of the images' maps adds to the score, compared with the reference's."
     def repeat(n): return None if present is None else present.repeat(n, 1)
     with torch.no_grad():
-        _, maps, block = _embed_with_map(model, torch.cat([images, reference.expand_as(images)]), repeat(2), cells)
+        _, maps, stage = _embed_with_map(model, torch.cat([images, reference.expand_as(images)]), repeat(2), cells)
     end, start = maps.chunk(2)
     points = torch.cat([start + (s + .5)/steps * (end - start) for s in range(steps)]).requires_grad_()
-    one_copy = model.image_encoder.register_forward_pre_hook(lambda module, args: (args[0][:len(end)],))
-    then_points = block.register_forward_hook(lambda module, args, out: points.clone())
-    with one_copy, then_points:
+    first = model.image_encoder.get_submodule(model.stages[0])
+    def one_copy(module, args): return args[0][:len(end)], *args[1:]
+    def then_points(module, args, out): return (points.clone(), *out[1:]) if isinstance(out, tuple) else points.clone()
+    with first.register_forward_pre_hook(one_copy), stage.register_forward_hook(then_points):
         emb = model.encode_image(torch.cat([images]*steps).requires_grad_(), repeat(steps))
     slopes, = torch.autograd.grad((emb * text_emb.expand(len(images), -1).repeat(steps, 1)).sum(), points)
-    return end - start, slopes.unflatten(0, (steps, -1)).mean(0)
+    return (end - start) * slopes.unflatten(0, (steps, -1)).mean(0)
 
 # %% ../nbs/05_gradcam.ipynb #1f462be1
 def mean_pictures(data:StudyData, rows:np.ndarray) -> dict[str, np.ndarray]: # View to its picture, (h, w) uint8
@@ -101,12 +107,12 @@ def similarity_maps(model:CLIPMini, # In evaluation mode
     cells = cells or CELLS[method]
     with torch.enable_grad():
         if method == "integrated":
-            maps, weights = _integrated(model, images, text_emb, present, cells, reference)
+            parts = _as_map(_integrated(model, images, text_emb, present, cells, reference))
         else:
-            emb, maps, _ = _embed_with_map(model, images.detach().requires_grad_(), present, cells)
-            slopes, = torch.autograd.grad((emb * text_emb).sum(), maps)
-            weights = slopes.mean((2, 3), keepdim=True)
-    return F.relu((weights * maps).sum(1)).detach()
+            emb, out, _ = _embed_with_map(model, images.detach().requires_grad_(), present, cells)
+            slopes, = torch.autograd.grad((emb * text_emb).sum(), out)
+            parts = _as_map(out) * _as_map(slopes).mean((2, 3), keepdim=True)
+    return F.relu(parts.sum(1)).detach()
 
 # %% ../nbs/05_gradcam.ipynb #7c07eb98
 @torch.no_grad()
@@ -122,7 +128,7 @@ def phrase_cams(model:CLIPMini, # Its mode is given back as it was
                 method:str="grad_cam", # One of METHODS
                 reference:np.ndarray|None=None, # (v, h, w) uint8; integrated needs it
                 present:np.ndarray|None=None) -> np.ndarray: # (v,) bool, which views exist; (t, k, h, w) of these k
-    "Maps in [0, 1], all on one scale, so that a phrase without support stays dark. Raises as `grad_cam`."
+    "Maps in [0, 1], all on one scale, so that a phrase without support stays dark. Raises ValueError."
     if reference is not None and reference.shape != pixels.shape:
         raise ValueError(f"the reference is {reference.shape[1:]}, the image {pixels.shape[1:]}")
     training, n = model.training, len(texts)
@@ -143,7 +149,7 @@ def grad_cam(model:CLIPMini, # Its mode is given back as it was
              text:str, minus:str|None=None, # Any words, and words to subtract: the map is for the difference
              method:str="grad_cam", # One of METHODS
              reference:np.ndarray|None=None) -> np.ndarray: # Such as one of mean_pictures; (h, w) in [0, 1]
-    "Text-conditioned Grad-CAM (arXiv:1610.02391), or a map against a reference. ValueError for shapes, transformers."
+    "Text-conditioned Grad-CAM (arXiv:1610.02391), or a map against a reference. Raises ValueError as `phrase_cams`."
     if image.ndim != 2: raise ValueError(f"expected an image (h, w); got {image.shape}")
     if reference is not None: reference = reference[None]
     return phrase_cams(model, image[None], [(text, minus)], method, reference)[0, 0]
@@ -158,8 +164,7 @@ def figure_png(fig:Figure) -> bytes:
 # %% ../nbs/05_gradcam.ipynb #b8ad935f
 class Picture(Figure):
     "A figure that shows itself in a notebook."
-    def __init__(self, width:float, height:float):
-        "Takes its width and height in inches."
+    def __init__(self, width:float, height:float): # In inches
         super().__init__(figsize=(width, height), dpi=90, layout="constrained")
     def _repr_png_(self): return figure_png(self)
 
@@ -181,17 +186,15 @@ def show_radiograph(ax:Axes, # Where to draw
     "A radiograph with an optional heat map and boxes; on a frontal view the patient's right is marked R."
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=255)
     if cam is not None: ax.imshow(cam, cmap=HEAT, vmin=0, vmax=1)
-    for x0, y0, x1, y1 in boxes:
-        ax.add_patch(Rectangle((x0, y0), x1-x0, y1-y0, fill=False, ec="deepskyblue", lw=1.5))
-    if view == "frontal":
-        ax.text(.03, .97, "R", color="white", weight="bold", va="top", transform=ax.transAxes)
+    for x0, y0, x1, y1 in boxes: ax.add_patch(Rectangle((x0, y0), x1-x0, y1-y0, fill=False, ec="deepskyblue", lw=1.5))
+    if view == "frontal": ax.text(.03, .97, "R", color="white", weight="bold", va="top", transform=ax.transAxes)
     _finish(ax, title)
 
 # %% ../nbs/05_gradcam.ipynb #879cb0a6
 METHOD_NAMES = dict(integrated="against the mean", grad_cam="Grad-CAM")
 
 # %% ../nbs/05_gradcam.ipynb #0ed62e76
-def gradcam_figure(model:CLIPMini, pixels:np.ndarray, # A model with convolutions, in evaluation mode; (h, w) uint8
+def gradcam_figure(model:CLIPMini, pixels:np.ndarray, # In evaluation mode; (h, w) uint8
                    texts:list[str|tuple[str, str]], # A map for each; a pair is a text and one to subtract
                    boxes:list=(), # For each text its boxes, each (x0, y0, x1, y1) in pixels
                    view:str="frontal", # Or "lateral"

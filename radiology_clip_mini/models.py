@@ -18,7 +18,7 @@ from huggingface_hub import snapshot_download
 import numpy as np
 from safetensors.torch import load_file, save_file
 import timm
-from timm.models import load_model_config_from_hf
+from timm.models import load_model_config_from_hf, PretrainedCfg
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, Regex, Tokenizer, trainers
 import torch
 from torch import nn
@@ -28,16 +28,28 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from .base.settings import ModelConfig, saved_settings
 from .base.util import progress, whole_files
-from .data import IMAGENET_MEAN, IMAGENET_STD, in_order, normalise, StudyData, TokenTable
+from .data import in_order, normalise, StudyData, TokenTable
 
 # %% ../nbs/01_models.ipynb #00000017
 @contextmanager
 def _explained(error:type, message:str, kinds:type=Exception):
     "Raises what goes wrong inside as `error`, with `message` and the reason."
     try: yield
-    except kinds as e:
-        reason = " ".join(str(e).split())[:300]
-        raise error(f"{message} ({type(e).__name__}: {reason})") from e
+    except kinds as e: raise error(f"{message} ({type(e).__name__}: {' '.join(str(e).split())[:300]})") from e
+
+# %% ../nbs/01_models.ipynb #9a1fa21d
+def timm_settings(name:str) -> dict: # As of image_encoder; architecture, args, mean, std, image_size
+    "What timm needs to build a network again, and the images that it expects. Raises ValueError or OSError."
+    if name.startswith("hf-hub:"):
+        with _explained(OSError, f"{name} is no network of timm that could be had from the hub; give its name in timm"):
+            images, architecture, args = load_model_config_from_hf(name.removeprefix("hf-hub:"))
+            images = PretrainedCfg(**images)
+    elif timm.is_model(name): images, architecture, args = timm.get_pretrained_cfg(name), name.split(".")[0], {}
+    else:
+        close = difflib.get_close_matches(name, timm.list_models()) or ["resnet18"]
+        raise ValueError(f"timm has no network {name!r}; did you mean {', '.join(close)}?")
+    expected = dict(mean=list(images.mean), std=list(images.std), image_size=images.input_size[-1])
+    return dict(architecture=architecture, args=args or {}, **expected)
 
 # %% ../nbs/01_models.ipynb #ae7c4c6d
 def _finite(tensors:dict, path:str|Path) -> dict:
@@ -46,33 +58,15 @@ def _finite(tensors:dict, path:str|Path) -> dict:
     if bad: raise ValueError(f"{path} holds NaN or infinity, in {bad[0]}")
     return tensors
 
-# %% ../nbs/01_models.ipynb #9a1fa21d
-def timm_settings(name:str) -> dict: # A network of timm, or hf-hub: and an id; architecture, args, mean, std, image_size
-    "What timm needs to build a network again, and the images that it expects. Raises ValueError or OSError."
-    if name.startswith("hf-hub:"):
-        with _explained(OSError, f"{name} is no network of timm that could be had from the hub; give its name in timm"):
-            images, architecture, args = load_model_config_from_hf(name.removeprefix("hf-hub:"))
-    else:
-        if not timm.is_model(name):
-            close = difflib.get_close_matches(name, timm.list_models()) or ["resnet18"]
-            raise ValueError(f"timm has no network {name!r}; did you mean {', '.join(close)}?")
-        images, architecture, args = timm.get_pretrained_cfg(name).to_dict(), name.split(".")[0], {}
-    side = images.get("input_size", (3, 224, 224))[-1]
-    mean, std = (list(images.get(key, default)) for key, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)))
-    return dict(architecture=architecture, args=args or {}, mean=mean, std=std, image_size=side)
-
-
 # %% ../nbs/01_models.ipynb #00000018
 def _load_tensors(net:nn.Module, path:str|Path) -> None: # A network of timm without its head
     "Fills `net` from a .safetensors or .pth file under timm's names; all of it, or ValueError. Never runs its code."
     if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}; expected a .safetensors or .pth file")
-    heads = net.pretrained_cfg["classifier"] or ()
-    heads = (heads,) if isinstance(heads, str) else heads
+    heads = np.ravel(net.pretrained_cfg["classifier"] or []) # one name, or several
     with _explained(ValueError, f"{path} does not hold the weights of {type(net).__name__} under timm's names"):
         tensors = load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         net.load_state_dict({name: x for name, x in tensors.items() if name.rpartition(".")[0] not in heads})
         _finite(tensors, path)
-
 
 # %% ../nbs/01_models.ipynb #0000001a
 def image_encoder(name:str, # A network of timm, or hf-hub: and the id of one
@@ -80,8 +74,7 @@ def image_encoder(name:str, # A network of timm, or hf-hub: and the id of one
                   image_size:int|None=None) -> nn.Module: # For networks of a fixed size; None for their own
     "A network from (n, 3, h, w) images to (n, width) features. Raises ValueError or OSError."
     settings = timm_settings(name)
-    torchvisions = f"{name}.tv_in1k"
-    source = torchvisions if ":" not in name and timm.is_model_pretrained(torchvisions) else name
+    source = f"{name}.tv_in1k" if timm.is_model_pretrained(f"{name}.tv_in1k") else name
     advice = "give --model.image_weights a local file, or none for random ones"
     with _explained(OSError, f"the weights of {name} could not be downloaded; {advice}", (OSError, RuntimeError)):
         if weights == "imagenet": net = timm.create_model(source, pretrained=True, num_classes=0)
@@ -91,7 +84,6 @@ def image_encoder(name:str, # A network of timm, or hf-hub: and the id of one
         if isinstance(norm, nn.BatchNorm2d): nn.init.ones_(norm.weight) # timm may start a block's last one at 0
     if image_size and net.pretrained_cfg["fixed_input_size"]: net.set_input_size(img_size=image_size)
     return net
-
 
 # %% ../nbs/01_models.ipynb #00000022
 def masked_mean(hidden:torch.Tensor, attention_mask:torch.Tensor) -> torch.Tensor:
@@ -114,8 +106,7 @@ _WORDS = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(),
                                   pre_tokenizers.Split(Regex(r"[^\x00-\x7F]{50}"), "isolated")])
 
 # %% ../nbs/01_models.ipynb #00000026
-def learn_tokenizer(texts:list[str], # Of training
-                    n_pieces:int=2000) -> PreTrainedTokenizerFast: # With at most n_pieces pieces of words
+def learn_tokenizer(texts:list[str], n_pieces:int=2000) -> PreTrainedTokenizerFast: # Of training; pieces at most
     "A lower-case WordPiece tokenizer with BERT's special tokens, its vocabulary learned from `texts`."
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.pre_tokenizer = _LETTERS, _WORDS
@@ -130,8 +121,7 @@ def learn_tokenizer(texts:list[str], # Of training
 # %% ../nbs/01_models.ipynb #d2087c3a
 def _clear_loading(name:str, advice:str="give a folder with the files of its hub page"):
     "Whatever a library raises while it loads `name`, as ValueError for a folder and OSError for the hub."
-    if Path(name).is_dir():
-        return _explained(ValueError, f"{name} could not be loaded; expected the files of its hub page, unchanged")
+    if Path(name).is_dir(): return _explained(ValueError, f"{name} could not be loaded; expected its hub page's files")
     return _explained(OSError, f"{name!r} is neither a folder with a Hugging Face model nor on the hub; {advice}")
 
 # %% ../nbs/01_models.ipynb #62a19bb3
@@ -194,7 +184,7 @@ def text_encoder(name:str, # A hub name, a folder, or "scratch", which needs tex
 class Towers:
     "Two encoders and what they need, however they were made."
     form: str # Who can build them again: a key of FORMS
-    built: dict # From what, as config.json holds it
+    built: dict # From what they are built again, as config.json holds it
     image_encoder: nn.Module # From (n, 3, h, w) to (n, widths[0])
     text_encoder: nn.Module # As text_reader takes it
     tokenizer: PreTrainedTokenizerFast # Or what acts like one
@@ -209,41 +199,30 @@ class Towers:
     projections: tuple|None = None # Of images and of texts, to embed_dim; None for new ones
     embed_dim: int = 256 # Dimensions of the shared space
 
-
 # %% ../nbs/01_models.ipynb #82486dd3
 def _stages(net:nn.Module) -> list[str]: # A network of timm
     "The modules that hand on maps, by name."
-    listed = net.feature_info
-    return [stage["module"] for stage in getattr(listed, "info", listed)]
+    return [stage["module"] for stage in getattr(net.feature_info, "info", net.feature_info)]
 
-def _assemble(config:ModelConfig, image:dict, net:nn.Module, text_encoder:nn.Module, tokenizer) -> Towers:
-    "Towers of our own form; `image` is what timm needs to build the network again."
-    stages = _stages(net)
+# %% ../nbs/01_models.ipynb #592afe19
+def _join(config:ModelConfig, image:dict, net:nn.Module, text_encoder:nn.Module, tokenizer) -> Towers:
+    "Towers of our own form; `image` is as from timm_settings, with the size that is wanted."
+    stages, side = _stages(net), image["image_size"]
     if config.grid > 1 or config.stage is not None:
         net = StageFeatures(net, config.grid, config.stage)
         stages = [f"net.{name}" for name in stages[:net.stage + 1]]
-    with torch.no_grad(): width = net.eval()(torch.zeros(1, 3, image["image_size"], image["image_size"])).shape[1]
-    net.train()
-    longest = getattr(text_encoder.config, "max_position_embeddings", None) or 0 # as XLNet, without a limit
-    seen = {name: image[name] for name in ("image_size", "mean", "std")}
-    built = dict(image=image, text=text_encoder.config.to_dict())
-    return Towers("own", built, net, text_encoder, tokenizer, (width, text_encoder.config.hidden_size), **seen,
-                  stages=stages, longest=max(longest, 0))
+    with torch.no_grad(): width = net.eval()(torch.zeros(1, 3, side, side)).shape[1]
+    text = text_encoder.config
+    longest = max(getattr(text, "max_position_embeddings", None) or 0, 0) # XLNet, for one, has no limit
+    return Towers("own", dict(image=image, text=text.to_dict()), net.train(), text_encoder, tokenizer,
+                  (width, text.hidden_size), side, image["mean"], image["std"], stages, longest)
 
 def own_towers(config:ModelConfig, texts:list[str]|None, image_size:int|None) -> Towers:
     "The encoders that a config asks for, as in CLIPMini."
     image = timm_settings(config.image_encoder)
     image["image_size"] = image_size or image["image_size"]
     net = image_encoder(config.image_encoder, config.image_weights, image["image_size"])
-    return _assemble(config, image, net, *text_encoder(config.text_encoder, texts))
-
-
-# %% ../nbs/01_models.ipynb #dbfb8214
-def _projections(towers:Towers, embed_dim:int) -> tuple[nn.Module, nn.Module]: # Of images, and of texts
-    "Those of the towers, or new ones where they have none or of another size."
-    if towers.projections and embed_dim == towers.embed_dim: return towers.projections
-    return tuple(nn.Linear(width, embed_dim, bias=False) for width in towers.widths)
-
+    return _join(config, image, net, *text_encoder(config.text_encoder, texts))
 
 # %% ../nbs/01_models.ipynb #00000036
 class CLIPMini(nn.Module):
@@ -254,22 +233,28 @@ class CLIPMini(nn.Module):
                  towers:Towers|None=None): # Encoders of a saved or published model, in place of those of the config
         super().__init__()
         towers = towers or own_towers(config, texts, image_size)
-        if 0 < towers.longest < config.max_length:
-            raise ValueError(f"model.max_length is {config.max_length}; the encoder takes at most {towers.longest} tokens")
-        self.config = replace(config, embed_dim=config.embed_dim or towers.embed_dim)
-        self.form, self.built, self.image_size, self.widths = towers.form, towers.built, towers.image_size, towers.widths
-        self.image_encoder = towers.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
-        self.stages, self.text_encoder, self.tokenizer = towers.stages, towers.text_encoder, towers.tokenizer
-        self.text_reader, self.pad_to = towers.text_reader, towers.pad_to
+        self.config, embed_dim, longest = config, config.embed_dim or towers.embed_dim, towers.longest
+        if 0 < longest < config.max_length:
+            raise ValueError(f"model.max_length is {config.max_length}; the encoder takes at most {longest} tokens")
+        for name in ("form", "built", "image_encoder", "text_encoder", "tokenizer", "widths", "image_size", "stages",
+                     "text_reader", "pad_to"): setattr(self, name, getattr(towers, name))
+        self.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
         self.dropout = nn.Dropout(config.dropout)
-        self.image_projection, self.text_projection = _projections(towers, self.config.embed_dim)
-        self.lateral_projection = copy.deepcopy(self.image_projection) if config.fusion == "own" else None
+        self.new_projections(embed_dim, towers.projections if embed_dim == towers.embed_dim else None)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature_init)))
         for name in ("mean", "std"): self.register_buffer(name, torch.tensor(getattr(towers, name)), persistent=False)
 
     @property
     def device(self) -> torch.device: return self.logit_scale.device
 
+# %% ../nbs/01_models.ipynb #58569da7
+@patch
+def new_projections(self:CLIPMini, embed_dim:int, given:tuple|None=None) -> None: # given: of images and of texts
+    "Ends the encoders in a shared space of `embed_dim` dimensions, by random projections where none are given."
+    maps = given or (nn.Linear(width, embed_dim, bias=False) for width in self.widths)
+    self.image_projection, self.text_projection = maps
+    self.lateral_projection = copy.deepcopy(self.image_projection) if self.config.fusion == "own" else None
+    self.config = replace(self.config, embed_dim=embed_dim)
 
 # %% ../nbs/01_models.ipynb #00000038
 @patch
@@ -320,7 +305,7 @@ def token_counts(self:CLIPMini, texts:list[str]) -> list[int]:
 # %% ../nbs/01_models.ipynb #0000003f
 @patch
 def text_features(self:CLIPMini, tokens:dict) -> torch.Tensor: # (n, width)
-    "The mean vector of each text, before the projection."
+    "What the text encoder reads, before the projection."
     return self.text_reader(self.text_encoder, tokens)
 
 # %% ../nbs/01_models.ipynb #00000040
@@ -358,14 +343,6 @@ def forward(self:CLIPMini, images:torch.Tensor, texts:list[str]|dict, present:to
     "Image and text embeddings, each (n, embed_dim) unit rows."
     return self.encode_image(images, present), self.encode_text(texts)
 
-# %% ../nbs/01_models.ipynb #58569da7
-@patch
-def new_projections(self:CLIPMini, embed_dim:int) -> None:
-    "Replaces both projections by random ones to a shared space of another size."
-    self.image_projection, self.text_projection = (nn.Linear(width, embed_dim, bias=False) for width in self.widths)
-    self.config = replace(self.config, embed_dim=embed_dim)
-
-
 # %% ../nbs/01_models.ipynb #0000004d
 @patch
 def freeze(self:CLIPMini, *towers:str) -> CLIPMini: # The same; towers are image, text or both
@@ -388,8 +365,7 @@ def train_mode(self:CLIPMini, freeze_norm:bool=False) -> CLIPMini: # The same; f
 # %% ../nbs/01_models.ipynb #00000055
 @torch.no_grad()
 def embed(model:CLIPMini, data:StudyData, rows:np.ndarray, # On any device, in any mode; which n studies of data
-          batch_size:int=64, # For speed and memory only
-          show:bool=True) -> tuple[np.ndarray, np.ndarray]: # A progress bar; (n, d) float32 each
+          batch_size:int=64, show:bool=True) -> tuple[np.ndarray, np.ndarray]: # A progress bar; (n, d) float32 each
     "The image and text embeddings of some studies, in their order, in evaluation mode; equal texts to the last bit."
     training, texts, images, words = model.training, data.texts(rows), [], []
     unique = sorted(dict.fromkeys(texts), key=len)
@@ -411,10 +387,9 @@ def untrained(model:CLIPMini, seed:int=0) -> CLIPMini:
         torch.manual_seed(seed)
         for module in fresh.modules():
             if hasattr(module, "reset_parameters"): module.reset_parameters()
-            elif module is not fresh: # as attention or positions, whose module has no rule of its own
+            elif module is not fresh: # whose own parameter is the temperature
                 for weights in module.parameters(recurse=False): weights.normal_(std=.02)
     return fresh
-
 
 # %% ../nbs/01_models.ipynb #0000005d
 @patch
@@ -431,25 +406,20 @@ def save_pretrained(self:CLIPMini, folder:str|Path, weights:bool=True) -> Path: 
 # %% ../nbs/01_models.ipynb #0000005e
 def _read_config(folder:Path) -> tuple[ModelConfig, dict]:
     "Our settings and all that config.json of a saved model holds."
-    file = folder/"config.json"
+    file, older = folder/"config.json", "it was saved with model.blocks, before there was model.stage; train it again"
     with _explained(ValueError, f"{file} is of another kind of model: it needs our settings, under model"):
         saved = json.loads(file.read_text(encoding="utf-8"))
-        older = {name: saved["model"].get(name) for name in ("blocks", "form")}
-        if older["blocks"]:
-            raise ValueError("it was saved with model.blocks, before there was model.stage; load it with the version that saved it")
+        if saved["model"].get("blocks"): raise ValueError(older)
         return saved_settings(ModelConfig, saved["model"]), saved
 
-
 # %% ../nbs/01_models.ipynb #00000060
-_FILES = ("config.json", "model.safetensors")
-
 def _model_folder(name:str|Path) -> Path:
     "The folder of a saved model; one of the hub is fetched, without other files. Raises FileNotFoundError."
     folder = Path(name)
     if not folder.exists() and len(folder.parts) == 2 and not folder.is_absolute():
         with _explained(FileNotFoundError, f"there is no model at {name}, neither as a folder nor on the hub"):
-            folder = Path(snapshot_download(str(name), allow_patterns=[*_FILES, "*.json", "*.txt"]))
-    missing = ", ".join(file for file in _FILES if not (folder/file).is_file())
+            folder = Path(snapshot_download(str(name), allow_patterns=["model.safetensors", "*.json", "*.txt"]))
+    missing = ", ".join(file for file in ("config.json", "model.safetensors") if not (folder/file).is_file())
     if missing: raise FileNotFoundError(f"{folder} is no model saved by radiology_clip_mini: {missing} is missing")
     return folder
 
@@ -460,11 +430,9 @@ def _own_again(config:ModelConfig, saved:dict, folder:Path) -> Towers: # saved i
     net = timm.create_model(image["architecture"], num_classes=0, **image["args"])
     if net.pretrained_cfg["fixed_input_size"]: net.set_input_size(img_size=image["image_size"])
     encoder = AutoModel.from_config(AutoConfig.for_model(**saved["text"]), trust_remote_code=False)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return _assemble(config, image, net, encoder, tokenizer)
+    return _join(config, image, net, encoder, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
-FORMS = dict(own=_own_again) # The lab adds the forms of other libraries
-
+FORMS = dict(own=_own_again)
 
 # %% ../nbs/01_models.ipynb #00000061
 @patch(cls_method=True)
@@ -473,17 +441,16 @@ def from_pretrained(cls:CLIPMini, name:str|Path, # Of a folder that save_pretrai
     "A saved model in evaluation mode, on the CPU. Raises FileNotFoundError or ValueError where there is none."
     folder = _model_folder(name) if weights else Path(name)
     config, saved = _read_config(folder)
-    form = saved.get("form", "own")
-    if form not in FORMS:
-        raise ValueError(f"{folder} is of the form {form!r}; first import radiology_clip_mini.lab.published, which knows it")
+    form, file = saved.get("form", "own"), folder/"model.safetensors"
+    if form == "own" and not (folder/"tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder} is no model saved by radiology_clip_mini: tokenizer.json is missing")
+    if form not in FORMS: raise ValueError(f"{folder} has the form {form!r}; import radiology_clip_mini.lab.published")
     with _explained(ValueError, f"{folder} holds a setting or a tokenizer that cannot be used"):
         model = cls(config, towers=FORMS[form](config, saved, folder)).eval()
     if not weights: return model
-    file = folder/"model.safetensors"
     with _explained(ValueError, f"the weights in {file} cannot be used"):
         model.load_state_dict(_finite(load_file(file), file))
     return model
-
 
 # %% ../nbs/01_models.ipynb #120eacf1
 class StageFeatures(nn.Module):

@@ -53,8 +53,7 @@ def lr_at(step:int, # Steps done
 # %% ../nbs/03_train.ipynb #00000022
 def half_precision() -> str:
     "What mixed precision this machine is fast at: bf16, fp16 or no."
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if torch.cuda.is_available(): return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
 # %% ../nbs/03_train.ipynb #51c7c00f

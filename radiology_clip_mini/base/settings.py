@@ -125,7 +125,8 @@ def flat_settings(config:Config) -> dict: # {"train.lr": 0.0001, …}
     return settings
 
 # %% ../../nbs/base/settings.ipynb #3c55f453
-RETIRED = {"form", "num_workers", "checkpoint_minutes", "patience", "warmup", "freeze_norm", "augment", "bias_init"}
+RETIRED = {"form", "num_workers", "checkpoint_minutes", "patience", "warmup", "freeze_norm", "augment", "bias_init",
+           "freeze", "blocks"}
 
 def saved_settings(kind:type, saved:dict): # One of the dataclasses above, and what a file says of it; returns a kind
     "Settings from a file, without those that have left the project. Raises TypeError for others that are unknown."

@@ -15,6 +15,7 @@ from fastcore.docments import docments
 from fastcore.meta import delegates
 from jsonargparse import ArgumentError, ArgumentParser
 
+from ..base.settings import DataConfig
 from ..base.util import readable_time
 
 # %% ../../nbs/lab/cli.ipynb #149ca4b2
@@ -51,13 +52,15 @@ def run_command(func, # Becomes the command of its name
                 argv:list[str]|None=None): # The words after the command; None for those of this process
     "Calls `func` with options read from the command line, with `clear_errors`."
     parser = ArgumentParser(prog=func.__name__, description=func.__doc__, exit_on_error=False, allow_abbrev=False)
-    comments = docments(func)
+    comments = docments(func) | {f"data.{name}": comment for name, comment in docments(DataConfig).items()}
     for name, option in inspect.signature(func).parameters.items():
         kind = dict(type=option.annotation, default=option.default)
         if option.annotation is bool: kind = dict(action="store_true")
         if option.annotation == list[str]: kind |= dict(type=str, nargs="+")
-        parser.add_argument(f"--{name}", help=comments[name], **kind)
-    return clear_errors(lambda: func(**vars(parser.parse_args(argv))), func.__name__)
+        if option.annotation is DataConfig: parser.add_class_arguments(DataConfig, name)
+        else: parser.add_argument(f"--{name}", **kind)
+    for action in parser._actions: action.help = comments.get(action.dest, action.help)
+    return clear_errors(lambda: func(**parser.parse_args(argv, defaults=False).as_dict()), func.__name__)
 
 # %% ../../nbs/lab/cli.ipynb #58e9fcae
 def _print_summary(folder:Path, info:dict) -> None: # A run's folder, and its run.json
@@ -88,10 +91,12 @@ def open_run(ckpt:str|None=None, # A run's best or last folder; the latest run's
              results_dir:str="results", # Where runs are kept
              source:str|None=None, # Where the data lies now, if elsewhere than in training
              images:str|None=None, # Where its pictures lie now, if apart and elsewhere than in training
-             cache_dir:str|None=None): # Where decoded images are kept now, if elsewhere than in training
-    "The run that a command was asked for, with model and data; raises as `load_run` does."
-    with loading(): from radiology_clip_mini.lab.runs import load_run
-    return load_run(ckpt, results_dir, source, images, cache_dir)
+             cache_dir:str|None=None, # Where decoded images are kept now, if elsewhere than in training
+             model:str|None=None, # Without a run: a folder, a hub id, or hf-hub: and an id; with --data.source
+             data:DataConfig=None): # For --model: a YAML file of the settings that follow; all studies are the test
+    "The run that a command was asked for, or a model with data; raises as `find_run` does."
+    with loading(): from radiology_clip_mini.lab.ask import find_run
+    return find_run(ckpt, results_dir, source, images, cache_dir, model, data)
 
 # %% ../../nbs/lab/cli.ipynb #b91d08b8
 @delegates(open_run)
@@ -99,7 +104,7 @@ def rclip_eval(split:str="test", # Which split to evaluate: train, val or test
                unique_texts:bool=False, # Each text once in the gallery, as CXR-CLIP evaluates
                compare:list[str]=(), # Other models on the same studies: run folders, or what load_model takes
                out:str|None=None, # A folder for the files, in place of the run's; figures are printed in any case
-               **kwargs): # Which run, as open_run takes it
+               **kwargs): # Which run or model, as open_run takes it
     "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
     with loading():
         from radiology_clip_mini.lab.evaluate import file_ending, measure_run, write_evaluation
@@ -119,7 +124,7 @@ def rclip_eval(split:str="test", # Which split to evaluate: train, val or test
 def rclip_viz(study:str|None=None, # Which test study to show; if not given, the first with three findings
               method:list[str]=["integrated", "grad_cam"], # Kinds of heat maps, a row each
               out:str|None=None, # A folder for the pictures, in place of the run's
-              **kwargs): # Which run, as open_run takes it
+              **kwargs): # Which run or model, as open_run takes it
     "Draw a retrieval grid for a trained model, and heat maps for the findings of one study."
     with loading(): from radiology_clip_mini.lab.evaluate import visualise_run
     for path in visualise_run(open_run(**kwargs), study, tuple(method), out): print(f"written: {path}")
@@ -130,7 +135,7 @@ def rclip_viz(study:str|None=None, # Which test study to show; if not given, the
 def rclip_app(split:str="test", # Which studies to show: train, val, test or all
               port:int=8866, # Where the page is served, on 127.0.0.1; the next free one if taken
               no_browser:bool=False, # Do not open a browser
-              **kwargs): # Which run, as open_run takes it
+              **kwargs): # Which run or model, as open_run takes it
     "Explore a trained model in the browser, on this computer only."
     with loading(): from radiology_clip_mini.lab.ask import serve_page
     serve_page(dict(split=split, **kwargs), port, no_browser)

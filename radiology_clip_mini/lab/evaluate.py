@@ -23,14 +23,15 @@ import torch
 
 from ..base.findings import label_matrix, plain_finding
 from ..base.pictures import build_cache
+from ..base.settings import DataConfig
 from ..base.util import home_path, PACKAGE, whole_files, write_atomic
 from ..data import choose_views, StudyData
 from ..gradcam import figure_png, Gallery, gradcam_figure, mean_pictures, NoMap, retrieval_grid
-from .ask import kept_corpus, kept_gallery
+from .ask import kept_corpus, kept_gallery, run_of, seen_patients, warn_of_cut
 from .packing import pack
 from .published import load_model
 from .report import evaluation_figure, failure_table, markdown_metrics, markdown_report
-from .runs import data_marks, data_settings, find_ckpt, read_run, Run, what_changed
+from .runs import data_marks, data_settings, read_run, Run, what_changed
 from ..loss import sentences
 from ..metrics import always_normal, bootstrap_ci, cosine_blocks, equal_relevance, finding_relevance
 from ..metrics import LEVELS, no_preference, paired_difference, patient_counts, perfect_reader
@@ -252,21 +253,14 @@ def _prepared(run:Run, image_size:int, views:str, rows:np.ndarray) -> StudyData:
 def load_rival(name:str, # A run's folder, or what load_model takes
                run:Run, split:str="test") -> tuple[str, CLIPMini, StudyData]: # Its name, the model, the run's studies
     "A model to compare a run with. Raises ValueError where it was trained on patients of the split."
-    rows = run.data.rows(split)
-    if any((Path(name)/file).exists() for file in ("run.json", "../run.json")):
-        best = find_ckpt(name)
-        info, splits = read_run(best.parent), read_run(best.parent, "splits.json")
-        seen = set(splits["train"]) & set(run.data.splits[split])
-        if seen:
-            raise ValueError(f"{best.parent} was trained on {len(seen)} patients of this {split} split; "
-                             "compare runs that share a --data.split_file")
-        config = data_settings(info, best.parent)[0]
-        model = pack(CLIPMini.from_pretrained(best)).to(run.model.device)
-        return best.parent.name, model, _prepared(run, config.image_size, config.views, rows)
-    model = load_model(name).to(run.model.device)
-    cut = model.count_cut(run.data.texts(rows))
-    if cut: warnings.warn(f"{model.name} reads only the beginning of {cut} of these {len(rows)} reports")
-    return model.name, model, _prepared(run, model.image_size, "any", rows)
+    rows, seen = run.data.rows(split), seen_patients(name, run.data.splits[split])
+    if seen:
+        raise ValueError(f"{name} was trained on {len(seen)} patients of this {split} split; "
+                         "compare runs that share a --data.split_file")
+    model, home = pack(load_model(name)).to(run.model.device), run_of(name)
+    warn_of_cut(model, run.data.texts(rows))
+    config = data_settings(read_run(home), home)[0] if home else DataConfig(image_size=model.image_size)
+    return home.name if home else model.name, model, _prepared(run, config.image_size, config.views, rows)
 
 # %% ../../nbs/lab/evaluate.ipynb #3afc6409
 def file_ending(result:dict) -> str: # As evaluate_run gives it
@@ -288,6 +282,7 @@ def measure_run(run:Run, # A trained model and its data
     result, ranks = evaluate(run.model, run.data, split, unique_texts, rivals)
     now, source = data_marks(run.data), run.info["config"]["data"]["source"]
     if what_changed(run.info["data"], now): result["data"] = dict(source=source, fingerprint=now["fingerprint"])
+    if "asked" in run.info: result["asked"] = run.info["asked"]
     return result, ranks
 
 # %% ../../nbs/lab/evaluate.ipynb #62e3c920
@@ -342,7 +337,8 @@ def visualise_run(run:Run, study:str|None=None, # Which test study; if None, one
     i = _pick_study(gallery, study)
     texts, view = study_phrases(gallery.study(i)), gallery.seen(i)[0]
     boxes = finding_boxes(gallery, i, texts)
-    reference = mean_pictures(run.data, run.data.rows("train"))[view]
+    train = run.data.rows("train")
+    reference = mean_pictures(run.data, train if len(train) else gallery.rows)[view]
     figures = {"retrieval_grid.png": retrieval_grid(gallery, i)}
     drawn = (gallery.pixels(i), texts, boxes, view, methods, reference)
     try: figures["gradcam_example.png"] = gradcam_figure(run.model, *drawn)
@@ -361,14 +357,16 @@ _REAL = dict(license="other", limit="Trained on one collection; other hospitals,
 def model_card(run:Path) -> str: # Of a run's folder that has been evaluated
     "A README for the hub, in Markdown. Raises FileNotFoundError where the run has not been evaluated."
     info, result = read_run(run), read_run(run, "metrics.json")
-    config, text = info["config"], info["config"]["model"]["text_encoder"]
+    config, model = info["config"], info["config"]["model"]
+    start, texts = model.get("start"), "its text encoder learned from the training reports"
+    encoders = f"{model['image_encoder']} and {texts if model['text_encoder'] == 'scratch' else model['text_encoder']}"
     drawn, counts = config["data"]["source"] == "phantom", info["data"]["counts"].items()
     splits = [f"{name}: {n['studies']:,} studies of {n['patients']:,} patients" for name, n in counts]
     return (PACKAGE/"configs/model_card.md").read_text(encoding="utf-8").format(
         **config, **(_DRAWN if drawn else _REAL), name=run.name, info=info, result=result, counts=", ".join(splits),
         origin="Drawn chests (phantoms), no patients" if drawn else f"Source: {config['data']['source']}",
-        text="its text encoder learned from the training reports" if text == "scratch" else text,
-        table=markdown_metrics(result))
+        encoders=f"{start}, trained further" if start else encoders, table=markdown_metrics(result),
+        dimensions=read_run(run, "best/config.json")["model"]["embed_dim"])
 
 # %% ../../nbs/lab/evaluate.ipynb #1a1958e3
 def push_to_hub(run:str|Path, # A run's folder, evaluated

@@ -7,7 +7,8 @@ __all__ = ['OpenClipTokenizer', 'read_ids', 'load_open_clip', 'Pooled', 'read_ma
            'load_model', 'start_model', 'add_adapters', 'merged']
 
 # %% ../../nbs/lab/published.ipynb #00000004
-import copy, json, tempfile
+import copy, json, logging, shutil, tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,17 +54,15 @@ def _library():
         raise ValueError("open_clip is not installed: pip install 'radiology-clip-mini[compare]'") from e
     return open_clip
 
-def _make_open_clip(source:str, text:dict|None, weights:bool=True) -> nn.Module: # hf-hub:… or local-dir:…
+def _make_open_clip(source:str, cfg:dict, text:dict|None, weights:bool=True) -> nn.Module: # hf-hub:… or local-dir:…
     "The model as open_clip makes it; `text` is what a text encoder of transformers is made from. Runs no foreign code."
-    open_clip, changed = _library(), {}
-    cfg = open_clip.get_model_config(source)
     if "multimodal_cfg" in cfg: raise ValueError("it is a CoCa, which also writes texts; expected a CLIP")
+    options = dict(load_weights=weights, require_pretrained=weights, pretrained_text=False, force_custom_text=True)
+    if not text: return _library().create_model(source, weights_only=True, **options)
     with tempfile.TemporaryDirectory() as folder:
-        if text:
-            AutoConfig.for_model(**text).save_pretrained(folder)
-            changed = dict(text_cfg={**cfg["text_cfg"], "hf_model_name": folder, "hf_model_pretrained": False})
-        return open_clip.create_model(source, load_weights=weights, require_pretrained=weights, pretrained_text=False,
-                                      force_custom_text=True, weights_only=True, **changed)
+        AutoConfig.for_model(**text).save_pretrained(folder)
+        text_cfg = {**cfg["text_cfg"], "hf_model_name": folder, "hf_model_pretrained": False}
+        return _library().create_model(source, weights_only=True, text_cfg=text_cfg, **options)
 
 
 # %% ../../nbs/lab/published.ipynb #0000001b
@@ -101,7 +100,8 @@ def _take_out(owner:nn.Module, name:str) -> nn.Module:
     "The projection that `owner` has under this name, as a layer; `owner` works without it from now on."
     held = getattr(owner, name, None)
     if held is None: return nn.Identity()
-    setattr(owner, name, None if name != "proj" or isinstance(held, nn.Parameter) else nn.Identity())
+    called = name == "proj" and isinstance(held, nn.Module) # open_clip asks of all others whether they are None
+    setattr(owner, name, nn.Identity() if called else None)
     if isinstance(held, nn.Module): return held
     layer = nn.Linear(*held.shape, bias=False)
     layer.weight = nn.Parameter(held.detach().T.contiguous())
@@ -119,29 +119,38 @@ def read_ids(encoder:nn.Module, tokens:dict) -> torch.Tensor: # (n, width)
     return encoder(tokens["input_ids"].to(next(encoder.parameters()).device))
 
 
+
+# %% ../../nbs/lab/published.ipynb #34375598
+def _open_clip_towers(model:nn.Module, tokenizer:OpenClipTokenizer, text:dict|None, cfg:dict) -> Towers:
+    "The towers of an open_clip model; `cfg` is the model_cfg in its open_clip_config.json."
+    (image_encoder, image_projection, stages), images = _cut_vision(model.visual), model.visual.preprocess_cfg
+    projections = image_projection, _take_out(model.text, "proj" if text else "text_projection")
+    size, length = images["size"], tokenizer.context_length
+    if not isinstance(size, int): size = size[0]
+    widths = _widths(image_encoder, model.text, read_ids, size, [1]*length)
+    built = dict(open_clip=dict(model_cfg=cfg, preprocess_cfg=images), text=text)
+    return Towers("open_clip", built, image_encoder, model.text, tokenizer, widths, size, list(images["mean"]),
+                  list(images["std"]), stages, length, read_ids, 0 if text else length, projections, cfg["embed_dim"])
+
+
 # %% ../../nbs/lab/published.ipynb #af354402
-def _open_clip_towers(model:nn.Module, tokenizer:OpenClipTokenizer, text:dict|None, settings:dict) -> Towers:
-    "The towers of an open_clip model; `settings` is its open_clip_config.json."
-    image_encoder, image_projection, stages = _cut_vision(model.visual)
-    text_encoder, images = model.text, model.visual.preprocess_cfg
-    text_projection = _take_out(text_encoder, "proj" if text else "text_projection")
-    size = images["size"] if isinstance(images["size"], int) else images["size"][0]
-    length = tokenizer.context_length
-    widths = _widths(image_encoder, text_encoder, read_ids, size, [1]*length)
-    return Towers("open_clip", dict(open_clip=settings, text=text), image_encoder, text_encoder, tokenizer, widths, size,
-                  list(images["mean"]), list(images["std"]), stages, length, read_ids, 0 if text else length,
-                  (image_projection, text_projection), settings["model_cfg"]["embed_dim"])
+@contextmanager
+def _unlogged():
+    "Silences the root logger, with which open_clip warns of random weights, and no other."
+    before, logging.root.disabled = logging.root.disabled, True
+    try: yield
+    finally: logging.root.disabled = before
 
 def _open_clip_again(config:ModelConfig, saved:dict, folder:Path) -> Towers: # As in FORMS
     "The towers of a saved model of open_clip's form, with random weights."
-    settings, text = saved["open_clip"], saved["text"]
-    with tempfile.TemporaryDirectory() as place:
-        for file in Path(folder).glob("*.*"):
-            if file.suffix in (".json", ".txt", ".model") and file.name != "config.json": (Path(place)/file.name).write_bytes(file.read_bytes())
-        (Path(place)/"open_clip_config.json").write_text(json.dumps(settings))
+    cfg, text = saved["open_clip"]["model_cfg"], saved["text"]
+    with tempfile.TemporaryDirectory() as place, _unlogged(): # open_clip wants its own config beside the tokenizer
+        for file in Path(folder).iterdir():
+            if file.suffix in (".json", ".txt", ".model"): shutil.copy(file, place)
+        Path(place, "open_clip_config.json").write_text(json.dumps(saved["open_clip"]), encoding="utf-8")
         source = f"local-dir:{place}"
-        model, tokenizer = _make_open_clip(source, text, weights=False), OpenClipTokenizer(source, settings["model_cfg"]["text_cfg"])
-    return _open_clip_towers(model, tokenizer, text, settings)
+        model, tokenizer = _make_open_clip(source, cfg, text, weights=False), OpenClipTokenizer(source, cfg["text_cfg"])
+    return _open_clip_towers(model, tokenizer, text, cfg)
 
 FORMS["open_clip"] = _open_clip_again
 
@@ -163,12 +172,11 @@ def load_open_clip(name:str) -> CLIPMini: # "hf-hub:" and an id, or a folder wit
         if folder and not {f.suffix for f in folder.iterdir()} & {".safetensors", ".bin", ".pth"}:
             raise FileNotFoundError("there are no weights beside open_clip_config.json: open_clip_model.safetensors")
         cfg = _library().get_model_config(source)
-        text_cfg, hf_name = cfg["text_cfg"], cfg["text_cfg"].get("hf_model_name")
+        hf_name = cfg["text_cfg"].get("hf_model_name")
         text = _text_settings(hf_name, folder).to_dict() if hf_name else None
-        model, tokenizer = _make_open_clip(source, text), OpenClipTokenizer(source, text_cfg)
+        model, tokenizer = _make_open_clip(source, cfg, text), OpenClipTokenizer(source, cfg["text_cfg"])
         _check_vocabulary(len(tokenizer), model.vocab_size)
-        settings = dict(model_cfg=cfg, preprocess_cfg=model.visual.preprocess_cfg)
-        return _as_mini(name, _open_clip_towers(model, tokenizer, text, settings), model.logit_scale)
+        return _as_mini(name, _open_clip_towers(model, tokenizer, text, cfg), model.logit_scale)
 
 
 # %% ../../nbs/lab/published.ipynb #00000035
@@ -178,7 +186,8 @@ class Pooled(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, images:torch.Tensor) -> torch.Tensor: return self.net(pixel_values=images).pooler_output # (n, width)
+    def forward(self, images:torch.Tensor) -> torch.Tensor: # (n, width)
+        return self.net(pixel_values=images).pooler_output
 
 def read_masked(encoder:nn.Module, tokens:dict) -> torch.Tensor:
     "The features of texts as CLIP has them; padding is masked."
@@ -251,11 +260,14 @@ def start_model(config:ModelConfig) -> CLIPMini: # With start
     "The model that training starts from, as the config changes it. Raises as `load_model`."
     model = load_model(config.start)
     most = min(config.max_length, model.config.max_length)
-    model.config = replace(model.config, start=config.start, dropout=config.dropout, fusion=config.fusion, max_length=most)
+    kept = dict(start=config.start, dropout=config.dropout, fusion=config.fusion)
+    model.config = replace(model.config, **kept, max_length=most)
     model.dropout.p = config.dropout
-    if config.embed_dim not in (None, model.config.embed_dim): model.new_projections(config.embed_dim)
-    if config.fusion == "own" and model.lateral_projection is None:
-        model.lateral_projection = copy.deepcopy(model.image_projection)
+    if config.embed_dim not in (None, model.config.embed_dim):
+        model.new_projections(config.embed_dim)
+        model.lateral_projection = None
+    if config.fusion == "mean": model.lateral_projection = None
+    elif model.lateral_projection is None: model.lateral_projection = copy.deepcopy(model.image_projection)
     return model
 
 
@@ -268,14 +280,16 @@ def _adaptable(encoder:nn.Module) -> list[str]:
 
 def _check_adapters(model:CLIPMini) -> None:
     "Raises ValueError, naming the first, for layers that the network reads past their adapters."
-    model.eval()
-    with torch.enable_grad():
-        emb = model.encode_image(torch.randn(1, 3, model.image_size, model.image_size)), model.encode_text(["No effusion."])
-        sum(x.sum() for x in emb).backward()
+    black = torch.zeros(1, 3, model.image_size, model.image_size)
+    with torch.enable_grad(): sum(emb.sum() for emb in model.eval()(black, ["No effusion."])).backward()
     lost = [name for name, weights in model.named_parameters() if "lora_B" in name and weights.grad is None]
     model.zero_grad()
-    if lost: raise ValueError(f"{lost[0].split('.lora_B')[0]} cannot take LoRA, as the network reads its matrix itself; give full or frozen")
+    if lost:
+        layer = lost[0].split(".lora_B")[0]
+        raise ValueError(f"{layer} cannot take LoRA, as the network reads its matrix itself; give full or frozen")
 
+
+# %% ../../nbs/lab/published.ipynb #946b9dd9
 def add_adapters(model:CLIPMini, settings:TrainConfig) -> CLIPMini: # The same
     "Adds LoRA to the encoders for which `settings` ask for it. Raises ValueError where that cannot be."
     towers = [name for name in ("image", "text") if getattr(settings, name) == "lora"]
@@ -284,10 +298,11 @@ def add_adapters(model:CLIPMini, settings:TrainConfig) -> CLIPMini: # The same
     except ImportError as e: raise ValueError("LoRA needs peft: pip install 'radiology-clip-mini[lora]'") from e
     for name in towers:
         encoder = getattr(model, f"{name}_encoder")
-        layers = _adaptable(encoder)
+        layers, kind = _adaptable(encoder), type(encoder).__name__
         if not layers:
-            raise ValueError(f"train.{name} is lora, and {type(encoder).__name__} has no linear layers to adapt; give full or frozen")
-        inject_adapter_in_model(LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_rank, target_modules=layers), encoder)
+            raise ValueError(f"train.{name} is lora, and {kind} has no linear layers to adapt; give full or frozen")
+        rank = dict(r=settings.lora_rank, lora_alpha=settings.lora_rank)
+        inject_adapter_in_model(LoraConfig(**rank, target_modules=layers), encoder)
     _check_adapters(model)
     return model
 
@@ -298,7 +313,7 @@ def merged(model:CLIPMini) -> CLIPMini: # The same where it has no adapters
     from peft.tuners.tuners_utils import BaseTunerLayer
     whole = copy.deepcopy(model)
     for name, layer in [*whole.named_modules()]:
-        if not isinstance(layer, BaseTunerLayer) or ".base_layer" in name: continue # attention merges what it holds itself
+        if not isinstance(layer, BaseTunerLayer) or ".base_layer" in name: continue # attention merges what it holds
         if hasattr(layer, "unload_and_optionally_merge_module"):
             plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
         else:

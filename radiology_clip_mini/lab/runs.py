@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CHECKPOINT', 'SAVE_MINUTES', 'MAY_CHANGE', 'check_writable', 'new_run_folder', 'read_run', 'load_data', 'fingerprint',
            'data_marks', 'what_changed', 'describe_run', 'start_folder', 'save_checkpoint', 'load_checkpoint',
-           'last_good', 'RunFiles', 'StopInTime', 'check_image_size', 'check_text_length', 'count_cut',
-           'keep_on_device', 'keep_memory', 'train', 'find_ckpt', 'data_settings', 'Run', 'load_run', 'resume_config']
+           'last_good', 'RunFiles', 'StopInTime', 'check_image_size', 'check_text_length', 'count_cut', 'train',
+           'find_ckpt', 'data_settings', 'Run', 'load_run', 'resume_config']
 
 # %% ../../nbs/lab/runs.ipynb #392f6a38
-import ctypes, hashlib, json, math, os, platform, re, shutil, signal, subprocess, tempfile, threading, time, warnings
+import hashlib, json, math, os, platform, re, shutil, signal, subprocess, tempfile, threading, time, warnings
 from bisect import bisect_left
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +31,7 @@ from ..base.splits import leak_report, SPLITS
 from ..base.util import home_path, PACKAGE, process, progress as progress_bar, readable_time
 from ..base.util import watched, write_atomic
 from ..data import prepare_data, StudyData
-from .packing import pack
+from .packing import keep_memory, keep_on_device, pack
 from .published import add_adapters, merged, start_model
 from .report import contact_sheet, plot_history, show_live
 from ..models import CLIPMini, timm_settings
@@ -70,10 +70,10 @@ def read_run(folder:Path, name:str="run.json") -> dict: # Of run.json, splits.js
 # %% ../../nbs/lab/runs.ipynb #3f6f4735
 def load_data(config:DataConfig, # Which source, and what to make of it
               seed:int=42, # Of the split and of the phantoms
-              splits:dict|None=None) -> StudyData: # The splits of a run; for None those of the file, or new ones
+              splits:dict|None=None, only_test:bool=False) -> StudyData: # As prepare_data takes them
     "The studies of a source, split and decoded. Raises ValueError where a split has no readable study."
     studies, skipped = read_studies(config, seed)
-    return prepare_data(studies, config, seed, splits, skipped)
+    return prepare_data(studies, config, seed, splits, skipped, only_test)
 
 # %% ../../nbs/lab/runs.ipynb #a11e2daa
 def fingerprint(data:StudyData) -> str:
@@ -312,8 +312,9 @@ def check_image_size(model:CLIPMini, image_size:int) -> None:
     "Raises ValueError where the image encoder cannot take images of this size."
     try: model.eval().encode_image(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"{model.config.image_encoder} cannot take images of {image_size} pixels "
-                         f"({str(e).splitlines()[0]}). Give another --data.image_size") from e
+        name = getattr(model, "name", model.config.image_encoder) # a loaded model has a name
+        raise ValueError(f"{name} cannot take images of {image_size} pixels ({str(e).splitlines()[0]}). "
+                         f"Give another --data.image_size, such as {model.image_size}") from e
 
 # %% ../../nbs/lab/runs.ipynb #a5ad3bd0
 @torch.no_grad()
@@ -338,21 +339,6 @@ def count_cut(model:CLIPMini, data:StudyData) -> dict: # For run.json
     cut_texts = {split: sum(n > most for n in counts) for split, counts in tokens.items()}
     return dict(max_length=most, longest_text=longest, cut_texts=cut_texts)
 
-# %% ../../nbs/lab/runs.ipynb #171e7905
-def keep_on_device(data:StudyData, device:torch.device) -> None:
-    "Moves all images to the GPU if they fit; `data.pixels` then reads them there."
-    n = len(data.studies)
-    if device.type != "cuda" or n * data.pixels([0]).nbytes > torch.cuda.mem_get_info()[0] / 4: return
-    held = torch.from_numpy(data.pixels(range(n))).to(device)
-    data.pixels = lambda rows: held[torch.as_tensor(rows, device=device)]
-
-# %% ../../nbs/lab/runs.ipynb #44626f21
-def keep_memory() -> None:
-    "Lets this process keep freed memory for its next use, where the C library can be told so."
-    with suppress(AttributeError, TypeError): # other systems have no mallopt
-        ctypes.CDLL(None).mallopt(-4, 0) # M_MMAP_MAX: large blocks too come from the heap
-        ctypes.CDLL(None).mallopt(-1, -1) # M_TRIM_THRESHOLD: the heap is never trimmed
-
 # %% ../../nbs/lab/runs.ipynb #01bf77f7
 def _load_data(config:Config, studies:Dataset|None, resume:Path|None, accelerator) -> StudyData:
     "The data, with the split of the run that is resumed. Raises ValueError where too little is left for training."
@@ -372,12 +358,11 @@ def _with_size(config:Config, start:CLIPMini|None) -> Config:
     side = start.image_size if start else timm_settings(config.model.image_encoder)["image_size"]
     return replace(config, data=replace(config.data, image_size=side))
 
-def _make_model(config:Config, data:StudyData, resume:Path|None, start:CLIPMini|None) -> CLIPMini:
-    "A new model or the one to start from; that of a run with a checkpoint, without the weights it began with."
-    kept = resume and (resume/CHECKPOINT).is_file() and (resume/"last/config.json").is_file()
-    if kept: model = CLIPMini.from_pretrained(resume/"last", weights=False)
-    else: model = start or CLIPMini(config.model, data.texts(data.rows("train")), config.data.image_size)
-    return add_adapters(pack(model), config.train)
+def _first_model(config:Config, resume:Path|None) -> CLIPMini|None: # None for a new one
+    "That of a run with a checkpoint, without the weights it began with, or else the one to start from."
+    if resume and (resume/CHECKPOINT).is_file() and (resume/"last/config.json").is_file():
+        return CLIPMini.from_pretrained(resume/"last", weights=False)
+    return start_model(config.model) if config.model.start else None
 
 # %% ../../nbs/lab/runs.ipynb #89c0b416
 def _check_model(model:CLIPMini, data:StudyData, config:Config, accelerator) -> dict: # From count_cut
@@ -431,11 +416,12 @@ def train(config:Config, # All settings
     accelerator = make_accelerator(config.train.amp, config.train.tracker)
     if accelerator.device.type == "cpu": keep_memory()
     set_seed(config.seed)
-    start = start_model(config.model) if config.model.start else None
+    start = _first_model(config, resume)
     config = _with_size(config, start)
     data = _load_data(config, studies, resume, accelerator)
     keep_on_device(data, accelerator.device)
-    model = _make_model(config, data, resume, start)
+    model = start or CLIPMini(config.model, data.texts(data.rows("train")), config.data.image_size)
+    model = add_adapters(pack(model), config.train)
     info = describe_run(config, data, _check_model(model, data, config, accelerator), accelerator.device)
     folder = _run_folder(config, data, info, resume, accelerator)
     files = RunFiles(folder, round(time.time() - started, 1), live)
@@ -495,12 +481,9 @@ class Run:
     info: dict # run.json, with the places of data, pictures and cache as they are now
 
 # %% ../../nbs/lab/runs.ipynb #6e82b64d
-def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for the latest
-             results_dir:str|Path="results", # Holds latest.txt
-             source:str|None=None, # Where the data lies now, if elsewhere than in training
-             images:str|None=None, # Where its pictures lie now, if apart and elsewhere than in training
-             cache_dir:str|None=None, # Where hub files and decoded images are kept now, if elsewhere
-            ) -> Run:
+def load_run(ckpt:str|Path|None=None, results_dir:str|Path="results", # As find_ckpt takes them
+             source:str|None=None, images:str|None=None, # Where the data and its pictures lie now, if elsewhere
+             cache_dir:str|None=None) -> Run: # Where hub files and decoded images are kept now, if elsewhere
     "A trained model and its data. Raises FileNotFoundError or ValueError where something is missing."
     best = find_ckpt(ckpt, results_dir)
     model = pack(CLIPMini.from_pretrained(best)).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -519,32 +502,34 @@ def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for
 # %% ../../nbs/lab/runs.ipynb #fa114f94
 MAY_CHANGE = ("data.source", "data.images", "data.cache_dir", "train.max_minutes", "train.tracker", "paths.results_dir")
 
-def _settings_gone(t:dict) -> list[str]: # The settings of training in a run.json
-    "Those that have left the project, where they changed the run."
+def _current_settings(info:dict, run:Path) -> dict: # What run.json holds; the settings by group
+    "Those of a run that is resumed, without those that have left the project; ValueError where one changed the run."
+    saved = info["config"]
+    t, m = (saved[name] if isinstance(saved.get(name), dict) else {} for name in ("train", "model"))
     rise = WARMUP if t.get("schedule") == "cosine" else 0
     kept = dict(patience=None, augment=False, warmup=rise, freeze_norm=bool(t.get("chunk_size")))
-    return [f"train.{name}" for name, value in kept.items() if t.get(name, value) != value]
+    gone = [f"train.{name}" for name, value in kept.items() if t.get(name, value) != value]
+    gone += ["model.blocks"]*bool(m.get("blocks"))
+    if gone: raise ValueError(f"{run} was begun with {', '.join(gone)}, which this version no longer has; "
+                              f"finish it with the version that began it, commit {info.get('git_commit')}")
+    if t.get("freeze", "none") != "none": t[t["freeze"]] = "frozen"
+    return {name: {k: v for k, v in value.items() if k not in RETIRED} if isinstance(value, dict) else value
+            for name, value in saved.items()}
 
 # %% ../../nbs/lab/runs.ipynb #02253230
 def resume_config(run:str|Path, # The folder of a run that was stopped
                   *overrides:str) -> Config: # With overrides as on the command line
     "The settings of a run, to go on with it. Raises FileNotFoundError or ValueError where that cannot be."
-    run, saved = Path(run), {}
+    run = Path(run)
     if not (run/"run.json").is_file():
         raise FileNotFoundError(f"{run} is no run that could be resumed: there is no run.json")
     info = read_run(run)
     data_settings(info, run)
     if "best" in info: raise ValueError(f"{run} is finished; there is nothing to resume")
-    settings = info["config"].get("train")
-    gone = ", ".join(_settings_gone(settings)) if isinstance(settings, dict) else ""
-    if gone: raise ValueError(f"{run} was begun with {gone}, which this version no longer has; "
-                              f"finish it with the version that began it, commit {info.get('git_commit')}")
-    for name, value in info["config"].items():
-        saved[name] = {k: v for k, v in value.items() if k not in RETIRED} if isinstance(value, dict) else value
     with tempfile.TemporaryDirectory() as part:
-        path = str(write_atomic(f"{part}/config.yaml", json.dumps(saved)))
+        path = str(write_atomic(f"{part}/config.yaml", json.dumps(_current_settings(info, run))))
         config, before = load_config(path, *overrides), flat_settings(load_config(path))
-    may = MAY_CHANGE + (("model.start", "model.image_weights", "model.text_encoder") if (run/CHECKPOINT).is_file() else ())
+    may = MAY_CHANGE + ("model.start", "model.image_weights", "model.text_encoder")*(run/CHECKPOINT).is_file()
     new = [name for name, value in flat_settings(config).items() if value != before[name] and name not in may]
     if not new: return config
     raise ValueError(f"a resumed run keeps its settings, and {', '.join(new)} would differ; only {', '.join(may)} may")
