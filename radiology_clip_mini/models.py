@@ -82,7 +82,7 @@ def image_encoder(name:str, # A network of timm, or hf-hub: and the id of one
     if weights not in ("imagenet", "none"): _load_tensors(net, weights)
     for norm in net.modules() if weights == "none" else ():
         if isinstance(norm, nn.BatchNorm2d): nn.init.ones_(norm.weight) # timm may start a block's last one at 0
-    if image_size and net.pretrained_cfg["fixed_input_size"]: net.set_input_size(img_size=image_size)
+    if image_size and hasattr(net, "set_input_size"): net.set_input_size(img_size=image_size)
     return net
 
 # %% ../nbs/01_models.ipynb #00000022
@@ -211,7 +211,9 @@ def _join(config:ModelConfig, image:dict, net:nn.Module, text_encoder:nn.Module,
     if config.grid > 1 or config.stage is not None:
         net = StageFeatures(net, config.grid, config.stage)
         stages = [f"net.{name}" for name in stages[:net.stage + 1]]
-    with torch.no_grad(): width = net.eval()(torch.zeros(1, 3, side, side)).shape[1]
+    refused = f"{config.image_encoder} cannot take images of {side} pixels; give another --data.image_size"
+    with torch.no_grad(), _explained(ValueError, refused, (RuntimeError, AssertionError)):
+        width = net.eval()(torch.zeros(1, 3, side, side)).shape[1]
     text = text_encoder.config
     longest = max(getattr(text, "max_position_embeddings", None) or 0, 0) # XLNet, for one, has no limit
     return Towers("own", dict(image=image, text=text.to_dict()), net.train(), text_encoder, tokenizer,
@@ -428,7 +430,7 @@ def _own_again(config:ModelConfig, saved:dict, folder:Path) -> Towers: # saved i
     "The towers of a saved model of our own form, with random weights."
     image = saved.get("image") or timm_settings(config.image_encoder)
     net = timm.create_model(image["architecture"], num_classes=0, **image["args"])
-    if net.pretrained_cfg["fixed_input_size"]: net.set_input_size(img_size=image["image_size"])
+    if hasattr(net, "set_input_size"): net.set_input_size(img_size=image["image_size"])
     encoder = AutoModel.from_config(AutoConfig.for_model(**saved["text"]), trust_remote_code=False)
     return _join(config, image, net, encoder, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
