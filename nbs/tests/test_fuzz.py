@@ -357,6 +357,30 @@ def test_damaged_models(home, model_folder, name):
     check()
 
 
+@pytest.fixture(scope="module")
+def library_folder(home):
+    "A small random model as open_clip publishes it."
+    import open_clip
+    (folder := home/"library").mkdir()
+    cfg = dict(embed_dim=8, vision_cfg=dict(image_size=32, layers=1, width=64, patch_size=16), text_cfg=dict(context_length=16, vocab_size=49408, width=8, heads=1, layers=1))
+    (folder/"open_clip_config.json").write_text(json.dumps(dict(model_cfg=cfg, preprocess_cfg=dict(size=32, mean=[.5]*3, std=[.5]*3))))
+    save_file(open_clip.CLIP(**cfg).state_dict(), folder/"open_clip_model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["as published", "saved by us"])
+def test_damaged_published_models(home, library_folder, saved):
+    folder, name = library_folder, "open_clip_config.json"
+    if saved: folder, name = published.load_model(folder).save_pretrained(home/"published-saved"), "config.json"
+    tree = json.loads((folder/name).read_bytes())
+    @fuzz(50)
+    @given(replanted(tree).map(lambda x: json.dumps(x).encode()))
+    def check(content):
+        spoiled = damaged_copy(home, folder, name, content)
+        survives("model", lambda: published.load_model(spoiled), spoiled)
+    check()
+
+
 @fuzz(150)
 @given(tree=replanted(RUN), text=st.booleans(), content=damaged(json.dumps(RUN).encode()))
 def test_damaged_run(home, tree, text, content):
