@@ -175,6 +175,7 @@ def text_encoder(name:str, # A hub name, a folder, or "scratch", which needs tex
         net, info = AutoModel.from_pretrained(name, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         _check_vocabulary(len(tokenizer), getattr(net.config, "vocab_size", None) or len(tokenizer))
+    net.config.name_or_path = "" # a folder of this machine has no place in a saved model
     _check_reading(name, net, tokenizer)
     _check_weights(name, net, info["missing_keys"])
     return net, tokenizer
@@ -446,7 +447,7 @@ def from_pretrained(cls:CLIPMini, name:str|Path, # Of a folder that save_pretrai
     form, file = saved.get("form", "own"), folder/"model.safetensors"
     if form == "own" and not (folder/"tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} is no model saved by radiology_clip_mini: tokenizer.json is missing")
-    if form not in FORMS: raise ValueError(f"{folder} has the form {form!r}; import radiology_clip_mini.lab.published")
+    if str(form) not in FORMS: raise ValueError(f"{folder} has the form {form!r}; import radiology_clip_mini.lab.published")
     with _explained(ValueError, f"{folder} holds a setting or a tokenizer that cannot be used"):
         model = cls(config, towers=FORMS[form](config, saved, folder)).eval()
     if not weights: return model

@@ -19,16 +19,14 @@ import torch
 
 from .base.settings import Config, TrainConfig
 from .base.util import average_gradients, gather_rows, own_rows, process
-from .data import Batch, batches, epoch_batches, normalise, StudyData
+from .data import Batch, batches, epoch_batches, StudyData
 from .loss import clamp_logit_scale_, clip_loss, embed_in_chunks, sentence_loss, SentenceTable
 from .metrics import retrieval_metrics
 from .models import CLIPMini, embed
 
 # %% ../nbs/03_train.ipynb #08dd30dd
-def param_groups(model:CLIPMini, weight_decay:float,
-                 head_factor:float=1., # How much faster projections and temperature learn
-                 text_factor:float=1., # How much faster the text encoder learns
-                ) -> list[dict]:
+def param_groups(model:CLIPMini, weight_decay:float, # And how much faster projections, temperature and texts learn
+                 head_factor:float=1., text_factor:float=1.) -> list[dict]:
     "Parameters for the optimiser: weight decay on two or more dimensions, a `factor` for the learning rate."
     heads = [p for name, p in model.named_parameters() if not name.startswith(("image_encoder.", "text_encoder."))]
     image, text, groups = model.image_encoder.parameters(), model.text_encoder.parameters(), []
@@ -41,9 +39,7 @@ def param_groups(model:CLIPMini, weight_decay:float,
 # %% ../nbs/03_train.ipynb #d673232c
 WARMUP = 0.1 # Share of the steps in which a cosine schedule rises
 
-def lr_at(step:int, # Steps done
-          n_steps:int, # In all
-          settings:TrainConfig) -> float:
+def lr_at(step:int, n_steps:int, settings:TrainConfig) -> float: # Steps done, steps in all
     "The learning rate of the next step."
     if settings.schedule == "constant": return settings.lr
     rise = round(WARMUP * n_steps)
@@ -90,9 +86,8 @@ def split_batch(batch, size:int) -> list:
 
 # %% ../nbs/03_train.ipynb #eeaa7bb3
 def train_step(model:CLIPMini, batch, # A Batch
-               optimizer, accelerator:Accelerator, settings:TrainConfig,
-              ) -> dict[str, torch.Tensor]: # loss (nats), temperature, grad_norm (before clipping)
-    "One step of AdamW. What it returns is still on the device, so that nothing waits for it."
+               optimizer, accelerator:Accelerator, settings:TrainConfig) -> dict[str, torch.Tensor]:
+    "One step; loss (nats), temperature and grad_norm (before clipping), still on the device so that nothing waits."
     batch = batch._replace(images=batch.images.to(accelerator.device, non_blocking=True))
     def encode(part):
         with accelerator.autocast(): return model(model.preprocess(part.images), part.tokens, part.present)
@@ -108,18 +103,15 @@ def train_step(model:CLIPMini, batch, # A Batch
     return dict(loss=loss.detach(), temperature=(-model.logit_scale.detach()).exp(), grad_norm=norm)
 
 # %% ../nbs/03_train.ipynb #0000003b
-def validate(model:CLIPMini, # Its mode is given back as it was
-             data:StudyData, # With splits
-            ) -> dict[str, float]: # Metrics of both directions averaged, and recall, the mean of R@1, R@5 and R@10
-    "Retrieval on the validation split."
+def validate(model:CLIPMini, data:StudyData) -> dict[str, float]: # The model's mode is given back as it was
+    "Retrieval on the validation split: means of both directions, and `recall`, the mean of R@1, R@5 and R@10."
     image_emb, text_emb = embed(model, data, data.rows("val"), show=False)
     to_text, to_image = retrieval_metrics(image_emb @ text_emb.T), retrieval_metrics(text_emb @ image_emb.T)
     mean = {name: float(np.mean([to_text[name], to_image[name]])) for name in to_text}
     return mean | dict(recall=float(np.mean([mean[f"R@{k}"] for k in (1, 5, 10)])))
 
 # %% ../nbs/03_train.ipynb #bb82ec17
-def epochs_left(n:int, config:Config, # Studies in training, and all settings
-                step:int): # Steps done
+def epochs_left(n:int, config:Config, step:int): # Studies in training, all settings, steps done
     "Each epoch that is not finished, by number, with the batches that are left of it."
     n_parts = max(1, round(n / (config.train.epoch_size or n)))
     for epoch in range(config.train.epochs):
@@ -130,8 +122,7 @@ def epochs_left(n:int, config:Config, # Studies in training, and all settings
         step -= len(todo)
 
 # %% ../nbs/03_train.ipynb #df68428a
-def shared_batches(data:StudyData, rows:np.ndarray, table, # As for batches
-                   parts:list[np.ndarray],
+def shared_batches(data:StudyData, rows:np.ndarray, table, parts:list[np.ndarray], # As for batches
                    sentence_table:SentenceTable|None=None): # Of the texts of rows, if sentences are asked for
     "Batches with this process's images and texts, and the `text_ids`, `rows` and sentences of the whole batch."
     own = [part[own_rows(len(part))] for part in parts]
@@ -219,9 +210,7 @@ def plain_row(row:dict) -> dict:
     return {name: x.item() if isinstance(x, torch.Tensor) else x for name, x in row.items()}
 
 # %% ../nbs/03_train.ipynb #fd99331e
-def fit(model:CLIPMini, # It is trained in place
-        data:StudyData, # With splits
-        config:Config, # All settings
+def fit(model:CLIPMini, data:StudyData, config:Config, # The model is trained in place
         hooks=(), # What else is to be done, in this order
         accelerator:Accelerator|None=None) -> list[dict]: # By default make_accelerator; a row for each step and epoch
     "Trains a model and returns its history. Writes no file."

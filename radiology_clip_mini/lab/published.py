@@ -173,7 +173,7 @@ def load_open_clip(name:str) -> CLIPMini: # "hf-hub:" and an id, or a folder wit
             raise FileNotFoundError("there are no weights beside open_clip_config.json: open_clip_model.safetensors")
         cfg = _library().get_model_config(source)
         hf_name = cfg["text_cfg"].get("hf_model_name")
-        text = _text_settings(hf_name, folder).to_dict() if hf_name else None
+        text = _text_settings(hf_name, folder).to_dict() | dict(_name_or_path="") if hf_name else None
         model, tokenizer = _make_open_clip(source, cfg, text), OpenClipTokenizer(source, cfg["text_cfg"])
         _check_vocabulary(len(tokenizer), model.vocab_size)
         return _as_mini(name, _open_clip_towers(model, tokenizer, text, cfg), model.logit_scale)
@@ -230,6 +230,7 @@ def load_transformers(name:str) -> CLIPMini: # A hub id, or a folder as the hub 
     with _clear_loading(name):
         options = dict(dtype=torch.float32, weights_only=True, output_loading_info=True, trust_remote_code=False)
         model, info = AutoModel.from_pretrained(name, **options)
+        model.config.name_or_path = ""
         lost = sorted(info["missing_keys"])
         if lost: raise ValueError(f"{len(lost)} tensors are missing from the weights, such as {lost[0]}")
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -263,9 +264,7 @@ def start_model(config:ModelConfig) -> CLIPMini: # With start
     kept = dict(start=config.start, dropout=config.dropout, fusion=config.fusion)
     model.config = replace(model.config, **kept, max_length=most)
     model.dropout.p = config.dropout
-    if config.embed_dim not in (None, model.config.embed_dim):
-        model.new_projections(config.embed_dim)
-        model.lateral_projection = None
+    if config.embed_dim not in (None, model.config.embed_dim): model.new_projections(config.embed_dim)
     if config.fusion == "mean": model.lateral_projection = None
     elif model.lateral_projection is None: model.lateral_projection = copy.deepcopy(model.image_projection)
     return model
@@ -306,6 +305,8 @@ def add_adapters(model:CLIPMini, settings:TrainConfig) -> CLIPMini: # The same
     _check_adapters(model)
     return model
 
+
+# %% ../../nbs/lab/published.ipynb #af2815ac
 @torch.no_grad()
 def merged(model:CLIPMini) -> CLIPMini: # The same where it has no adapters
     "A copy in which all adapters are added to the matrices beside which they learned, so that peft is not needed."
