@@ -447,7 +447,8 @@ def from_pretrained(cls:CLIPMini, name:str|Path, # Of a folder that save_pretrai
     form, file = saved.get("form", "own"), folder/"model.safetensors"
     if form == "own" and not (folder/"tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} is no model saved by radiology_clip_mini: tokenizer.json is missing")
-    if str(form) not in FORMS: raise ValueError(f"{folder} has the form {form!r}; import radiology_clip_mini.lab.published")
+    if str(form) not in FORMS:
+        raise ValueError(f"{folder} has the form {form!r}: import radiology_clip_mini.lab.published")
     with _explained(ValueError, f"{folder} holds a setting or a tokenizer that cannot be used"):
         model = cls(config, towers=FORMS[form](config, saved, folder)).eval()
     if not weights: return model
