@@ -90,7 +90,8 @@ class StudyData:
 
     def rows(self, split:str) -> np.ndarray:
         "The row numbers of a split's studies. Raises ValueError for any other name."
-        if split not in self.splits: raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)}")
+        if split not in self.splits:
+            raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)}")
         ids = set(self.splits[split])
         return np.flatnonzero([p in ids for p in self.studies["patient_id"]])
 
@@ -117,8 +118,9 @@ def picture(self:StudyData, row:int) -> np.ndarray:
     return self.images.read(self.places[[row]], np.array([VIEWS.index(self.seen(row)[0])]))[0]
 
 # %% ../nbs/00_data.ipynb #00000058
-def choose_views(there:np.ndarray, views:str) -> np.ndarray: # (n, 2) bool, frontal and lateral; as in DataConfig
-    "Which images of each study are used, (n, 2) for both, else (n, 1): 0 frontal, 1 lateral, -1 missing."
+def choose_views(there:np.ndarray, # (n, 2) bool: is there a frontal, a lateral
+                 views:str) -> np.ndarray: # (n, 2) for both, else (n, 1): 0 frontal, 1 lateral, -1 missing
+    "Which images of each study are used; `views` as in `DataConfig`."
     frontal, lateral = np.where(there, [0, 1], -1).T
     either = np.where(there[:, 0], frontal, lateral)
     slots = dict(frontal=[frontal], lateral=[lateral], any=[either], both=[frontal, lateral])
@@ -142,7 +144,8 @@ def _list_notes(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, 
     for row in np.flatnonzero(~kept): skipped[ids[row]] = "; ".join(lost.get(row, [missing]))
 
 # %% ../nbs/00_data.ipynb #0000005d
-def gather_data(studies:Dataset, cfg:DataConfig, # n usable studies; views, image_size and cache_dir are used
+def gather_data(studies:Dataset, # n usable studies
+                cfg:DataConfig, # views, image_size and cache_dir are used
                 splits:dict, # Patient ids of train, val and test
                 skipped:dict, # Receives the others, with reasons
                 needed:tuple=SPLITS) -> StudyData: # Which splits must have studies
@@ -159,7 +162,8 @@ def gather_data(studies:Dataset, cfg:DataConfig, # n usable studies; views, imag
     return data
 
 # %% ../nbs/00_data.ipynb #0000005e
-def prepare_data(studies:Dataset, cfg:DataConfig, # n usable studies, as STUDY_FEATURES; what to make of them
+def prepare_data(studies:Dataset, # n usable studies, as STUDY_FEATURES
+                 cfg:DataConfig, # What to make of them
                  seed:int=42, # Of the split
                  splits:dict|None=None, # Those of a run; for None those of the file, or new ones
                  skipped:dict|None=None, # What reading left out, and why; more is added
@@ -179,7 +183,9 @@ def prepare_data(studies:Dataset, cfg:DataConfig, # n usable studies, as STUDY_F
 # %% ../nbs/00_data.ipynb #0000007b
 class TokenTable:
     "The tokens of n texts without padding; `table[rows]` are some of them, padded to the longest."
-    def __init__(self, ids:list[list[int]], pad_id:int, pad_to:int=0): # Of each text; what pads; the least length
+    def __init__(self, ids:list[list[int]], # Tokens of each text
+                 pad_id:int, # The token that pads
+                 pad_to:int=0): # The least length of a row
         self.pad_id, self.pad_to = pad_id, pad_to
         self.lengths = np.array([len(i) for i in ids])
         self.flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32)
@@ -193,7 +199,8 @@ class TokenTable:
         return dict(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask.astype(np.int64)))
 
 # %% ../nbs/00_data.ipynb #00000084
-def epoch_batches(n:int, batch_size:int, # Studies; how many a batch has at most, all nearly the same number
+def epoch_batches(n:int, # Studies
+                  batch_size:int, # At most; all batches are of nearly the same size
                   seed:int, epoch:int) -> list[np.ndarray]: # Positions 0 … n-1, each exactly once
     "One epoch's batches."
     rng = np.random.default_rng([seed, epoch])
@@ -216,7 +223,8 @@ class Batch(NamedTuple):
     holds: torch.Tensor|None = None # (b, m) bool, which report holds which sentence
 
 # %% ../nbs/00_data.ipynb #00000089
-def batches(data:StudyData, rows:np.ndarray, # Studies and images, and row numbers of those that are wanted
+def batches(data:StudyData, # Studies and images
+            rows:np.ndarray, # Row numbers
             tokens:TokenTable, # Of the texts of rows, in their order: CLIPMini.token_table
             parts:list[np.ndarray]) -> Iterator[Batch]: # For each of parts, positions in rows: epoch_batches
     "A batch of images and tokens for each part."

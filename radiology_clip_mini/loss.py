@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 # %% ../nbs/02_loss.ipynb #0000000c
-def match_targets(n:int, text_ids:torch.Tensor|None=None, # Pairs; (n,), equal for equal texts, None for no such texts
+def match_targets(n:int, # Pairs in the batch
+                  text_ids:torch.Tensor|None=None, # (n,), equal for equal texts; None where no two texts are equal
                   device:str|torch.device="cpu") -> torch.Tensor: # (n, n) float32, each row sums to 1; symmetric
     "The truth for each row: equal shares over the texts that are as good as its own."
     if text_ids is None: return torch.eye(n, device=device)
@@ -54,8 +55,9 @@ def clamp_logit_scale_(log_scale:torch.nn.Parameter) -> None: # The model's logi
     with torch.no_grad(): log_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
 # %% ../nbs/02_loss.ipynb #0000004b
-def embed_in_chunks(encode:Callable, chunks:list) -> list[torch.Tensor]: # encode takes a chunk to its two embeddings
-    "The two embeddings of a whole batch in the memory of one chunk: backward embeds each chunk again."
+def embed_in_chunks(encode:Callable, # A chunk to its image and text embeddings
+                    chunks:list) -> list[torch.Tensor]: # Parts of a batch on the model's device; its two embeddings
+    "The embeddings of a whole batch in the memory of one chunk: backward embeds each chunk again."
     embedded = [checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks]
     return [torch.cat(side) for side in zip(*embedded)]
 
@@ -67,7 +69,8 @@ def sentences(text:str) -> list[str]:
 # %% ../nbs/02_loss.ipynb #0000007f
 class SentenceTable:
     "The sentences of n reports, each kept once; `table[rows]` are those of some reports."
-    def __init__(self, texts:list[str], tokenize:Callable): # From texts to a TokenTable: CLIPMini.token_table
+    def __init__(self, texts:list[str],
+                 tokenize:Callable): # Makes a TokenTable of a list of texts: CLIPMini.token_table
         reports = [sentences(text) for text in texts]
         self.known = list(dict.fromkeys(sentence for report in reports for sentence in report))
         number = {sentence: i for i, sentence in enumerate(self.known)}
@@ -81,7 +84,8 @@ class SentenceTable:
         return self.tokens[chosen], torch.from_numpy(np.stack([np.isin(chosen, report) for report in numbers]))
 
 # %% ../nbs/02_loss.ipynb #00000032
-def sentence_loss(image_emb:torch.Tensor, sentence_emb:torch.Tensor, # (n, d) and (m, d) unit rows
+def sentence_loss(image_emb:torch.Tensor, # (n, d) unit rows
+                  sentence_emb:torch.Tensor, # (m, d) unit rows, each sentence once
                   logit_scale:torch.Tensor|float, # 1 / temperature
                   holds:torch.Tensor) -> torch.Tensor: # Scalar; holds is (n, m) bool, whose report holds which
     "Symmetric InfoNCE between images and the sentences of their reports, in nats. ValueError for bad shapes."

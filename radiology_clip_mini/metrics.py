@@ -65,12 +65,14 @@ def _count_several(ranked:torch.Tensor, targets:torch.Tensor, relevance:csr_arra
     return ranked.shape[1] - upto, upto - below
 
 # %% ../nbs/04_metrics.ipynb #1cc7b48a
-def tie_groups(similarity:torch.Tensor, relevance:csr_array, # (q, g) each; a relevant item in each row
+def tie_groups(similarity:torch.Tensor, # (q, g)
+               relevance:csr_array, # (q, g), at least one item in each row
                ranked:torch.Tensor|None=None) -> TieGroups: # similarity with each row sorted, if you have it
     "The groups of equal scores in which the relevant items of each query are."
     query = _query_of(relevance)
     targets = similarity[torch.from_numpy(query), torch.from_numpy(relevance.indices)]
-    if len(query) == len(similarity): above, tied = _count_one(similarity, targets)
+    if len(query) == len(similarity):
+        above, tied = _count_one(similarity, targets)
     else:
         ranked = similarity.contiguous().sort(1).values if ranked is None else ranked
         above, tied = _count_several(ranked, targets, relevance)
@@ -115,7 +117,8 @@ def _ideal_dcg(relevance:csr_array, discount:np.ndarray) -> np.ndarray: # (queri
     return np.bincount(query[counts], gain[counts] * discount[position[counts]], relevance.shape[0])
 
 # %% ../nbs/04_metrics.ipynb #b123e29d
-def ndcg(groups:TieGroups, relevance:csr_array, k:int=10) -> np.ndarray: # Positions that count; (queries,) in [0, 1]
+def ndcg(groups:TieGroups, relevance:csr_array, # (queries, gallery)
+         k:int=10) -> np.ndarray: # Positions that count; (queries,) in [0, 1]
     "nDCG@k of each query, tied items sharing their positions."
     discount = 1 / np.log2(np.arange(2, k + 2))
     upto = np.r_[0, np.cumsum(discount)]
@@ -138,7 +141,8 @@ def _check_relevance(relevance, shape:tuple) -> csr_array:
     relevance = csr_array(relevance, dtype=float)
     if relevance.shape != shape:
         raise ValueError(f"relevance has shape {relevance.shape}, similarity {shape}; expected the same")
-    if not (relevance.data >= 0).all(): raise ValueError("relevance must be 0 (not relevant) or positive, without NaN")
+    if not (relevance.data >= 0).all():
+        raise ValueError("relevance must be 0 (not relevant) or positive, without NaN")
     relevance.eliminate_zeros()
     empty = np.diff(relevance.indptr) == 0
     if empty.any():
@@ -190,7 +194,8 @@ def rows_of(relevance:csr_array) -> Callable: # (start, stop) -> (stop - start, 
     "The rows of a whole relevance matrix, as `score_blocks` asks for them."
     return lambda start, stop: relevance[start:stop]
 
-def score_blocks(similarity:Similarity, relevance:dict[str, Callable], # Kind to its rows, sparse: rows_of
+def score_blocks(similarity:Similarity,
+                 relevance:dict[str, Callable], # Kind to a function of (start, stop) -> (stop - start, gallery), sparse
                  n_queries:int, n_gallery:int,
                  most:int=2**22) -> dict[str, pd.DataFrame]: # Similarities in memory; kind to the scores of all queries
     "As `query_scores`, for several kinds of relevance at once and in bounded memory."
@@ -221,8 +226,9 @@ def always_normal(gallery_labels) -> Similarity:
     return lambda start, stop: normal.expand(stop - start, -1)
 
 # %% ../nbs/04_metrics.ipynb #aaa73505
-def patient_counts(n:int, n_boot:int, seed:int=0): # Patients, resamples
-    "How often each patient counts in each resample: (m, n) int64, some at a time; each row sums to n."
+def patient_counts(n:int, n_boot:int, # Patients, resamples
+                   seed:int=0): # Yields (m, n) int64, some resamples at a time; each row sums to n
+    "How often each patient counts in each resample."
     rng = np.random.default_rng(seed)
     block = max(1, 1_000_000 // n)
     for start in range(0, n_boot, block):
@@ -252,7 +258,8 @@ def _weighted(scores:pd.DataFrame, codes:np.ndarray, counts:np.ndarray) -> pd.Da
     return pd.DataFrame(resampled)
 
 # %% ../nbs/04_metrics.ipynb #89057c47
-def bootstrap(scores:pd.DataFrame, patients, # A row per query, a column per metric; (queries,) patient ids
+def bootstrap(scores:pd.DataFrame, # A row per query, a column per metric
+              patients, # (queries,) patient ids
               n_boot:int=2000, seed:int=0) -> pd.DataFrame: # (n_boot, metrics)
     "Each metric in each resample of the patients. Raises ValueError for no queries, NaN, or a missing patient id."
     if not len(scores): raise ValueError("there are no queries to resample")
@@ -266,7 +273,8 @@ def bootstrap(scores:pd.DataFrame, patients, # A row per query, a column per met
 # %% ../nbs/04_metrics.ipynb #4d71ddd9
 LEVELS = np.array([.025, .975])
 
-def bootstrap_ci(scores:pd.DataFrame, patients, # As bootstrap
+def bootstrap_ci(scores:pd.DataFrame, # A row per query, a column per metric
+                 patients, # (queries,) patient ids
                  n_boot:int=2000, seed:int=0) -> dict[str, list[float]]: # {"R@1": [low, high], …}
     "95 % intervals by resampling patients. Raises ValueError as `bootstrap`."
     boot = bootstrap(scores, patients, n_boot, seed)
@@ -274,7 +282,9 @@ def bootstrap_ci(scores:pd.DataFrame, patients, # As bootstrap
 
 # %% ../nbs/04_metrics.ipynb #dd4da61e
 def paired_difference(a:pd.DataFrame, b:pd.DataFrame, # Scores of two models, row by row the same queries
-                      patients, n_boot:int=2000, seed:int=0) -> pd.DataFrame: # a, b, difference (b − a), low, high
+                      patients, # (queries,) patient ids
+                      n_boot:int=2000,
+                      seed:int=0) -> pd.DataFrame: # A row per metric: a, b, difference (b − a), low, high
     "How far model `b` differs from model `a`. Raises ValueError where the two do not fit."
     if a.shape != b.shape or list(a) != list(b):
         raise ValueError(f"the two models have other queries or metrics: {a.shape} {list(a)} and {b.shape} {list(b)}")

@@ -106,7 +106,8 @@ _WORDS = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(),
                                   pre_tokenizers.Split(Regex(r"[^\x00-\x7F]{50}"), "isolated")])
 
 # %% ../nbs/01_models.ipynb #00000026
-def learn_tokenizer(texts:list[str], n_pieces:int=2000) -> PreTrainedTokenizerFast: # Of training; pieces at most
+def learn_tokenizer(texts:list[str], # Of training
+                    n_pieces:int=2000) -> PreTrainedTokenizerFast: # With at most n_pieces pieces of words
     "A lower-case WordPiece tokenizer with BERT's special tokens, its vocabulary learned from `texts`."
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.pre_tokenizer = _LETTERS, _WORDS
@@ -241,6 +242,7 @@ class CLIPMini(nn.Module):
             raise ValueError(f"model.max_length is {config.max_length}; the encoder takes at most {longest} tokens")
         for name in ("form", "built", "image_encoder", "text_encoder", "tokenizer", "widths", "image_size", "stages",
                      "text_reader", "pad_to"): setattr(self, name, getattr(towers, name))
+        self.name = config.image_encoder # What to call it; a loaded model is called by its folder
         self.image_encoder.to(memory_format=torch.channels_last) # what convolutions are fastest with
         self.dropout = nn.Dropout(config.dropout)
         self.new_projections(embed_dim, towers.projections if embed_dim == towers.embed_dim else None)
@@ -256,8 +258,20 @@ def new_projections(self:CLIPMini, embed_dim:int, given:tuple|None=None) -> None
     "Ends the encoders in a shared space of `embed_dim` dimensions, by random projections where none are given."
     maps = given or (nn.Linear(width, embed_dim, bias=False) for width in self.widths)
     self.image_projection, self.text_projection = maps
-    self.lateral_projection = copy.deepcopy(self.image_projection) if self.config.fusion == "own" else None
     self.config = replace(self.config, embed_dim=embed_dim)
+    self.built = self.built | dict(projections="given" if given else "new")
+    self.set_fusion(self.config.fusion)
+
+# %% ../nbs/01_models.ipynb #395c9892
+@patch
+def set_fusion(self:CLIPMini, fusion:str) -> None: # mean or own, as in ModelConfig
+    "Gives lateral images a projection of their own, or none. Raises ValueError where there is none to begin with."
+    self.config, self.lateral_projection = replace(self.config, fusion=fusion), None
+    if fusion == "mean": return
+    if not list(self.image_projection.parameters()):
+        raise ValueError("model.fusion own needs a projection of images, and this model ends without one; "
+                         "give --model.embed_dim for a new one, or --model.fusion mean")
+    self.lateral_projection = copy.deepcopy(self.image_projection)
 
 # %% ../nbs/01_models.ipynb #00000038
 @patch
@@ -368,7 +382,8 @@ def train_mode(self:CLIPMini, freeze_norm:bool=False) -> CLIPMini: # The same; f
 # %% ../nbs/01_models.ipynb #00000055
 @torch.no_grad()
 def embed(model:CLIPMini, data:StudyData, rows:np.ndarray, # On any device, in any mode; which n studies of data
-          batch_size:int=64, show:bool=True) -> tuple[np.ndarray, np.ndarray]: # A progress bar; (n, d) float32 each
+          batch_size:int=64, # For speed and memory only
+          show:bool=True) -> tuple[np.ndarray, np.ndarray]: # A progress bar; (n, d) float32 each
     "The image and text embeddings of some studies, in their order, in evaluation mode; equal texts to the last bit."
     training, texts, images, words = model.training, data.texts(rows), [], []
     unique = sorted(dict.fromkeys(texts), key=len)
@@ -450,7 +465,9 @@ def from_pretrained(cls:CLIPMini, name:str|Path, # Of a folder that save_pretrai
     if str(form) not in FORMS:
         raise ValueError(f"{folder} has the form {form!r}: import radiology_clip_mini.lab.published")
     with _explained(ValueError, f"{folder} holds a setting or a tokenizer that cannot be used"):
-        model = cls(config, towers=FORMS[form](config, saved, folder)).eval()
+        towers = FORMS[form](config, saved, folder)
+        if saved.get("projections") == "new": towers.projections = None
+        model = cls(config, towers=towers).eval()
     if not weights: return model
     with _explained(ValueError, f"the weights in {file} cannot be used"):
         model.load_state_dict(_finite(load_file(file), file))

@@ -25,8 +25,10 @@ from .metrics import retrieval_metrics
 from .models import CLIPMini, embed
 
 # %% ../nbs/03_train.ipynb #08dd30dd
-def param_groups(model:CLIPMini, weight_decay:float, # And how much faster projections, temperature and texts learn
-                 head_factor:float=1., text_factor:float=1.) -> list[dict]:
+def param_groups(model:CLIPMini, weight_decay:float,
+                 head_factor:float=1., # How much faster projections and temperature learn
+                 text_factor:float=1., # How much faster the text encoder learns
+                ) -> list[dict]:
     "Parameters for the optimiser: weight decay on two or more dimensions, a `factor` for the learning rate."
     heads = [p for name, p in model.named_parameters() if not name.startswith(("image_encoder.", "text_encoder."))]
     image, text, groups = model.image_encoder.parameters(), model.text_encoder.parameters(), []
@@ -39,7 +41,9 @@ def param_groups(model:CLIPMini, weight_decay:float, # And how much faster proje
 # %% ../nbs/03_train.ipynb #d673232c
 WARMUP = 0.1 # Share of the steps in which a cosine schedule rises
 
-def lr_at(step:int, n_steps:int, settings:TrainConfig) -> float: # Steps done, steps in all
+def lr_at(step:int, # Steps done
+          n_steps:int, # In all
+          settings:TrainConfig) -> float:
     "The learning rate of the next step."
     if settings.schedule == "constant": return settings.lr
     rise = round(WARMUP * n_steps)
@@ -49,7 +53,8 @@ def lr_at(step:int, n_steps:int, settings:TrainConfig) -> float: # Steps done, s
 # %% ../nbs/03_train.ipynb #00000022
 def half_precision() -> str:
     "What mixed precision this machine is fast at: bf16, fp16 or no."
-    if torch.cuda.is_available(): return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
 # %% ../nbs/03_train.ipynb #51c7c00f
@@ -86,8 +91,9 @@ def split_batch(batch, size:int) -> list:
 
 # %% ../nbs/03_train.ipynb #eeaa7bb3
 def train_step(model:CLIPMini, batch, # A Batch
-               optimizer, accelerator:Accelerator, settings:TrainConfig) -> dict[str, torch.Tensor]:
-    "One step; loss (nats), temperature and grad_norm (before clipping), still on the device so that nothing waits."
+               optimizer, accelerator:Accelerator, settings:TrainConfig,
+              ) -> dict[str, torch.Tensor]: # loss (nats), temperature, grad_norm (before clipping)
+    "One step of AdamW. What it returns is still on the device, so that nothing waits for it."
     batch = batch._replace(images=batch.images.to(accelerator.device, non_blocking=True))
     def encode(part):
         with accelerator.autocast(): return model(model.preprocess(part.images), part.tokens, part.present)
@@ -103,15 +109,18 @@ def train_step(model:CLIPMini, batch, # A Batch
     return dict(loss=loss.detach(), temperature=(-model.logit_scale.detach()).exp(), grad_norm=norm)
 
 # %% ../nbs/03_train.ipynb #0000003b
-def validate(model:CLIPMini, data:StudyData) -> dict[str, float]: # The model's mode is given back as it was
-    "Retrieval on the validation split: means of both directions, and `recall`, the mean of R@1, R@5 and R@10."
+def validate(model:CLIPMini, # Its mode is given back as it was
+             data:StudyData, # With splits
+            ) -> dict[str, float]: # Metrics of both directions averaged, and recall, the mean of R@1, R@5 and R@10
+    "Retrieval on the validation split."
     image_emb, text_emb = embed(model, data, data.rows("val"), show=False)
     to_text, to_image = retrieval_metrics(image_emb @ text_emb.T), retrieval_metrics(text_emb @ image_emb.T)
     mean = {name: float(np.mean([to_text[name], to_image[name]])) for name in to_text}
     return mean | dict(recall=float(np.mean([mean[f"R@{k}"] for k in (1, 5, 10)])))
 
 # %% ../nbs/03_train.ipynb #bb82ec17
-def epochs_left(n:int, config:Config, step:int): # Studies in training, all settings, steps done
+def epochs_left(n:int, config:Config, # Studies in training, and all settings
+                step:int): # Steps done
     "Each epoch that is not finished, by number, with the batches that are left of it."
     n_parts = max(1, round(n / (config.train.epoch_size or n)))
     for epoch in range(config.train.epochs):
@@ -122,7 +131,8 @@ def epochs_left(n:int, config:Config, step:int): # Studies in training, all sett
         step -= len(todo)
 
 # %% ../nbs/03_train.ipynb #df68428a
-def shared_batches(data:StudyData, rows:np.ndarray, table, parts:list[np.ndarray], # As for batches
+def shared_batches(data:StudyData, rows:np.ndarray, table, # As for batches
+                   parts:list[np.ndarray],
                    sentence_table:SentenceTable|None=None): # Of the texts of rows, if sentences are asked for
     "Batches with this process's images and texts, and the `text_ids`, `rows` and sentences of the whole batch."
     own = [part[own_rows(len(part))] for part in parts]
@@ -210,7 +220,9 @@ def plain_row(row:dict) -> dict:
     return {name: x.item() if isinstance(x, torch.Tensor) else x for name, x in row.items()}
 
 # %% ../nbs/03_train.ipynb #fd99331e
-def fit(model:CLIPMini, data:StudyData, config:Config, # The model is trained in place
+def fit(model:CLIPMini, # It is trained in place
+        data:StudyData, # With splits
+        config:Config, # All settings
         hooks=(), # What else is to be done, in this order
         accelerator:Accelerator|None=None) -> list[dict]: # By default make_accelerator; a row for each step and epoch
     "Trains a model and returns its history. Writes no file."

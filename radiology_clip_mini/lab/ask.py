@@ -107,7 +107,8 @@ def warn_of_cut(model:CLIPMini, texts:list[str]) -> None:
 # %% ../../nbs/lab/ask.ipynb #0283ca7a
 def ask_model(name:str, # What load_model takes
               config:DataConfig, # All studies are the test, unless a known split or a file of one is named
-              seed:int=42, results_dir:str="results") -> Run: # Of drawn chests; holds the folder of model and data
+              seed:int=42, # Of drawn chests
+              results_dir:str="results") -> Run: # Where the folder for this model and this data belongs
     "A model with data, as if from a run; nothing is written. Raises ValueError or OSError where one does not load."
     model = pack(load_model(name)).to("cuda" if torch.cuda.is_available() else "cpu")
     config = replace(config, image_size=config.image_size or model.image_size)

@@ -82,8 +82,9 @@ class OpenClipTokenizer:
     def __call__(self, texts:list[str], truncation:bool=False, max_length:int|None=None, **ignored) -> dict:
         "input_ids: the tokens of each text, cut if `truncation` asks for it."
         if truncation: return dict(input_ids=[self._unpad(row) for row in self.whole(texts, max_length).tolist()])
-        if not self.inner: return dict(input_ids=[[0, *self.whole.encode(text), 0] for text in texts])
-        return self.inner([self.whole.clean_fn(text) for text in texts])
+        if self.inner: return self.inner([self.whole.clean_fn(text) for text in texts])
+        begin, end = self.whole.sot_token_id, self.whole.eot_token_id
+        return dict(input_ids=[[begin, *self.whole.encode(text), end] for text in texts])
 
     def _unpad(self, row:list[int]) -> list[int]:
         "A row without the padding at its end; one is kept where the end mark itself pads."
@@ -261,12 +262,10 @@ def start_model(config:ModelConfig) -> CLIPMini: # With start
     "The model that training starts from, as the config changes it. Raises as `load_model`."
     model = load_model(config.start)
     most = min(config.max_length, model.config.max_length)
-    kept = dict(start=config.start, dropout=config.dropout, fusion=config.fusion)
-    model.config = replace(model.config, **kept, max_length=most)
+    model.config = replace(model.config, start=config.start, dropout=config.dropout, max_length=most)
     model.dropout.p = config.dropout
     if config.embed_dim not in (None, model.config.embed_dim): model.new_projections(config.embed_dim)
-    if config.fusion == "mean": model.lateral_projection = None
-    elif model.lateral_projection is None: model.lateral_projection = copy.deepcopy(model.image_projection)
+    if config.fusion != model.config.fusion: model.set_fusion(config.fusion)
     return model
 
 

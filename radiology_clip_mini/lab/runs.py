@@ -312,8 +312,7 @@ def check_image_size(model:CLIPMini, image_size:int) -> None:
     "Raises ValueError where the image encoder cannot take images of this size."
     try: model.eval().encode_image(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError) as e:
-        name = getattr(model, "name", model.config.image_encoder) # a loaded model has a name
-        raise ValueError(f"{name} cannot take images of {image_size} pixels ({str(e).splitlines()[0]}). "
+        raise ValueError(f"{model.name} cannot take images of {image_size} pixels ({str(e).splitlines()[0]}). "
                          f"Give another --data.image_size, such as {model.image_size}") from e
 
 # %% ../../nbs/lab/runs.ipynb #a5ad3bd0
@@ -481,9 +480,12 @@ class Run:
     info: dict # run.json, with the places of data, pictures and cache as they are now
 
 # %% ../../nbs/lab/runs.ipynb #6e82b64d
-def load_run(ckpt:str|Path|None=None, results_dir:str|Path="results", # As find_ckpt takes them
-             source:str|None=None, images:str|None=None, # Where the data and its pictures lie now, if elsewhere
-             cache_dir:str|None=None) -> Run: # Where hub files and decoded images are kept now, if elsewhere
+def load_run(ckpt:str|Path|None=None, # A model folder or a run folder; None for the latest
+             results_dir:str|Path="results", # Holds latest.txt
+             source:str|None=None, # Where the data lies now, if elsewhere than in training
+             images:str|None=None, # Where its pictures lie now, if apart and elsewhere than in training
+             cache_dir:str|None=None, # Where hub files and decoded images are kept now, if elsewhere
+            ) -> Run:
     "A trained model and its data. Raises FileNotFoundError or ValueError where something is missing."
     best = find_ckpt(ckpt, results_dir)
     model = pack(CLIPMini.from_pretrained(best)).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -509,7 +511,7 @@ def _current_settings(info:dict, run:Path) -> dict: # What run.json holds; the s
     rise = WARMUP if t.get("schedule") == "cosine" else 0
     kept = dict(patience=None, augment=False, warmup=rise, freeze_norm=bool(t.get("chunk_size")))
     gone = [f"train.{name}" for name, value in kept.items() if t.get(name, value) != value]
-    gone += ["model.blocks"]*bool(m.get("blocks"))
+    if m.get("blocks"): gone.append("model.blocks")
     if gone: raise ValueError(f"{run} was begun with {', '.join(gone)}, which this version no longer has; "
                               f"finish it with the version that began it, commit {info.get('git_commit')}")
     if t.get("freeze", "none") != "none": t[t["freeze"]] = "frozen"
@@ -529,7 +531,8 @@ def resume_config(run:str|Path, # The folder of a run that was stopped
     with tempfile.TemporaryDirectory() as part:
         path = str(write_atomic(f"{part}/config.yaml", json.dumps(_current_settings(info, run))))
         config, before = load_config(path, *overrides), flat_settings(load_config(path))
-    may = MAY_CHANGE + ("model.start", "model.image_weights", "model.text_encoder")*(run/CHECKPOINT).is_file()
+    begun_with = ("model.start", "model.image_weights", "model.text_encoder") # a checkpoint takes their place
+    may = MAY_CHANGE + (begun_with if (run/CHECKPOINT).is_file() else ())
     new = [name for name, value in flat_settings(config).items() if value != before[name] and name not in may]
     if not new: return config
     raise ValueError(f"a resumed run keeps its settings, and {', '.join(new)} would differ; only {', '.join(may)} may")
