@@ -359,6 +359,7 @@ def model_card(run:Path) -> str: # Of a run's folder that has been evaluated
     info, result = read_run(run), read_run(run, "metrics.json")
     config, model = info["config"], info["config"]["model"]
     start, texts = model.get("start"), "its text encoder learned from the training reports"
+    if start and Path(start).exists(): start = Path(start).name # the folder's place concerns nobody
     encoders = f"{model['image_encoder']} and {texts if model['text_encoder'] == 'scratch' else model['text_encoder']}"
     drawn, counts = config["data"]["source"] == "phantom", info["data"]["counts"].items()
     splits = [f"{name}: {n['studies']:,} studies of {n['patients']:,} patients" for name, n in counts]
