@@ -13,7 +13,6 @@ pytest.importorskip("voila", reason="no Voilà: pip install 'radiology-clip-mini
 api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
 api.expect.set_options(timeout=60_000) # the kernel may still be busy with the notebook's last cells
 
-pytestmark = pytest.mark.xdist_group("browser") # in one process, so that there is one server and one browser at a time
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser", "chrome"))), None)
 EVIL = "<script>document.title = 'evil'</script> <img src=x onerror=\"document.title = 'evil'\">"
 SMALL = ["--config", "demo", "--data.image_size=64", "--train.epochs=1", "--data.test_fraction=.4", "--paths.results_dir=results/demo"]

@@ -27,7 +27,6 @@ from radiology_clip_mini.base.settings import DataConfig
 from radiology_clip_mini.lab import ask, cli, published, runs
 from radiology_clip_mini.lab.cli import clear_errors
 
-pytestmark = pytest.mark.xdist_group("fuzz") # in one process, so that the last test can count all inputs
 SEEN, REFUSED, NAMES = Counter(), Counter(), count()
 
 
