@@ -130,7 +130,7 @@ def choose_views(there:np.ndarray, # (n, 2) bool: is there a frontal, a lateral
 def _list_notes(studies:Dataset, images:ImageCache, kept:np.ndarray, views:str, skipped:dict) -> None:
     "Adds patients with a picture in common, odd and unreadable images, and studies left without any, to `skipped`."
     ids, patients = studies["study_id"][:], studies["patient_id"][:]
-    for group in shared_pictures(patients, images):
+    for group in shared_pictures(patients, images) if images.full else []:
         skipped[f"patients {', '.join(group)}"] = "a picture in common; kept in one part of a new split"
     for group in same_but_case(patients):
         skipped[f"patients {', '.join(group)}"] = "ids that differ in case only; kept in one part of a new split"
@@ -148,10 +148,11 @@ def gather_data(studies:Dataset, # n usable studies
                 cfg:DataConfig, # views, image_size and cache_dir are used
                 splits:dict, # Patient ids of train, val and test
                 skipped:dict, # Receives the others, with reasons
-                needed:tuple=SPLITS) -> StudyData: # Which splits must have studies
+                needed:tuple=SPLITS, # Which splits must have studies
+                lazy:bool=False) -> StudyData: # As build_cache takes it; then every image counts as readable
     "The m ≤ n studies with a readable image. Raises ValueError if a split that is needed has none."
-    images = build_cache(studies, cfg.image_size, cfg.cache_dir)
-    view_ids = choose_views(images.hashes != 0, cfg.views)
+    images = build_cache(studies, cfg.image_size, cfg.cache_dir, lazy=lazy)
+    view_ids = choose_views(images.there, cfg.views)
     kept = (view_ids >= 0).any(1)
     _list_notes(studies, images, kept, cfg.views, skipped)
     places = np.flatnonzero(kept)
@@ -167,7 +168,8 @@ def prepare_data(studies:Dataset, # n usable studies, as STUDY_FEATURES
                  seed:int=42, # Of the split
                  splits:dict|None=None, # Those of a run; for None those of the file, or new ones
                  skipped:dict|None=None, # What reading left out, and why; more is added
-                 only_test:bool=False) -> StudyData: # All studies are the test, unless `cfg` names a split or its file
+                 only_test:bool=False, # All studies are the test, unless `cfg` names a split or its file
+                 lazy:bool=False) -> StudyData: # With an official split, decode each image when it is read first
     "Splits and decodes studies. Raises ValueError if a split has no readable study, of `only_test` the test."
     cfg = replace(cfg, image_size=cfg.image_size or IMAGE_SIZE)
     if cfg.image_size < 32: raise ValueError(f"image_size is {cfg.image_size}; expected at least 32 pixels")
@@ -178,7 +180,8 @@ def prepare_data(studies:Dataset, # n usable studies, as STUDY_FEATURES
     elif only_test and cfg.split not in KNOWN_SPLITS:
         splits = dict(train=[], val=[], test=sorted(set(studies["patient_id"])))
     else: splits = check_splits(splits, studies, "the run's split") if splits else get_splits(studies, cfg, seed)
-    return gather_data(studies, cfg, splits, skipped, ("test",) if only_test else SPLITS)
+    needed, lazy = ("test",) if only_test else SPLITS, lazy and cfg.split == "official"
+    return gather_data(studies, cfg, splits, skipped, needed, lazy)
 
 # %% ../nbs/00_data.ipynb #0000007b
 class TokenTable:

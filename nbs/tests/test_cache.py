@@ -38,7 +38,7 @@ def start(folder, cache): return subprocess.Popen([sys.executable, "-c", BUILD, 
 def done_rows(cache):
     parts = list(cache.glob("radiology_clip_mini/*/done.part.npy"))
     try: return int(np.load(parts[0], mmap_mode="r").sum()) if parts else 0
-    except (ValueError, OSError): return 0 # not written yet, or renamed since
+    except (ValueError, OSError, EOFError): return 0 # not written yet, or renamed since
 
 
 def test_a_killed_build_goes_on(folder, tmp_path, monkeypatch):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHECKPOINT', 'SAVE_MINUTES', 'MAY_CHANGE', 'check_writable', 'new_run_folder', 'read_run', 'load_data', 'fingerprint',
            'data_marks', 'what_changed', 'describe_run', 'start_folder', 'save_checkpoint', 'load_checkpoint',
-           'last_good', 'RunFiles', 'StopInTime', 'check_image_size', 'check_text_length', 'count_cut', 'train',
-           'find_ckpt', 'data_settings', 'Run', 'load_run', 'resume_config']
+           'last_good', 'RunFiles', 'StopInTime', 'check_image_size', 'check_text_length', 'count_cut', 'complete_data',
+           'train', 'find_ckpt', 'data_settings', 'Run', 'load_run', 'resume_config']
 
 # %% ../../nbs/lab/runs.ipynb #392f6a38
 import hashlib, json, math, os, platform, re, shutil, signal, subprocess, tempfile, threading, time, warnings
@@ -30,7 +30,7 @@ from ..base.settings import saved_settings
 from ..base.splits import leak_report, SPLITS
 from ..base.util import home_path, PACKAGE, process, progress as progress_bar, readable_time
 from ..base.util import watched, write_atomic
-from ..data import prepare_data, StudyData
+from ..data import gather_data, prepare_data, StudyData
 from .packing import keep_memory, keep_on_device, pack
 from .published import add_adapters, merged, start_model
 from .report import contact_sheet, plot_history, show_live
@@ -70,10 +70,10 @@ def read_run(folder:Path, name:str="run.json") -> dict: # Of run.json, splits.js
 # %% ../../nbs/lab/runs.ipynb #3f6f4735
 def load_data(config:DataConfig, # Which source, and what to make of it
               seed:int=42, # Of the split and of the phantoms
-              splits:dict|None=None, only_test:bool=False) -> StudyData: # As prepare_data takes them
+              splits:dict|None=None, only_test:bool=False, lazy:bool=False) -> StudyData: # As prepare_data takes them
     "The studies of a source, split and decoded. Raises ValueError where a split has no readable study."
     studies, skipped = read_studies(config, seed)
-    return prepare_data(studies, config, seed, splits, skipped, only_test)
+    return prepare_data(studies, config, seed, splits, skipped, only_test, lazy)
 
 # %% ../../nbs/lab/runs.ipynb #a11e2daa
 def fingerprint(data:StudyData) -> str:
@@ -84,7 +84,8 @@ def fingerprint(data:StudyData) -> str:
     return sha.hexdigest()[:16]
 
 def data_marks(data:StudyData) -> dict: # fingerprint, and fingerprints: part of the data to 8 hexadecimal digits
-    "By what a run knows its data again, as a whole and in parts."
+    "By what a run knows its data again, as a whole and in parts; None and no parts before all images are decoded."
+    if not data.images.full: return dict(fingerprint=None, fingerprints={})
     names = dict(studies="study_id", patients="patient_id", texts="text", labels="labels")
     columns = {name: json.dumps(data.studies[column][:]).encode() for name, column in names.items()}
     columns |= dict(views=data.view_ids.tobytes(), images=data.images.hashes[data.places].tobytes())
@@ -93,7 +94,8 @@ def data_marks(data:StudyData) -> dict: # fingerprint, and fingerprints: part of
 
 # %% ../../nbs/lab/runs.ipynb #26882798
 def what_changed(before:dict, now:dict) -> str: # As from data_marks; older runs have no fingerprints of columns
-    "Which parts of the data are different, in words; empty where none is."
+    "Which parts of the data are different, in words; empty where none is, or where one of them is not decoded."
+    if None in (before["fingerprint"], now["fingerprint"]): return ""
     old = before.get("fingerprints", {})
     changed = [name for name, digits in now["fingerprints"].items() if old.get(name, digits) != digits]
     if not changed and before["fingerprint"] != now["fingerprint"]: changed = ["something"]
@@ -107,11 +109,8 @@ def _git_commit() -> str|None:
         return done.stdout.strip() or None
 
 # %% ../../nbs/lab/runs.ipynb #ea537c93
-def describe_run(config:Config, data:StudyData, cut:dict, # How many texts are cut, as count_cut says
-                 device) -> dict:
-    "What run.json holds when training starts."
-    packages = ("torch", "timm", "transformers", "datasets", "accelerate", "radiology-clip-mini")
-    versions = dict(python=platform.python_version(), **{name: version(name) for name in packages})
+def _describe_data(data:StudyData) -> dict:
+    "What run.json says of the data."
     counts, skipped = {}, {}
     for split in SPLITS:
         rows = data.rows(split)
@@ -119,20 +118,30 @@ def describe_run(config:Config, data:StudyData, cut:dict, # How many texts are c
         counts[split] = dict(studies=len(rows), patients=len(data.splits[split]), images=images)
     for reason, name in sorted((reason, name) for name, reason in data.skipped.items()):
         skipped.setdefault(reason, []).append(name)
+    return data_marks(data) | dict(counts=counts, leaks=leak_report(data), skipped=skipped)
+
+def describe_run(config:Config, data:StudyData, cut:dict, # How many texts are cut, as count_cut says
+                 device) -> dict:
+    "What run.json holds when training starts."
+    packages = ("torch", "timm", "transformers", "datasets", "accelerate", "radiology-clip-mini")
+    versions = dict(python=platform.python_version(), **{name: version(name) for name in packages})
     return dict(config=asdict(config), versions=versions, git_commit=_git_commit(), device=str(device),
-                platform=platform.platform(),
-                data=data_marks(data) | dict(counts=counts, leaks=leak_report(data), skipped=skipped) | cut)
+                platform=platform.platform(), data=_describe_data(data) | cut)
 
 # %% ../../nbs/lab/runs.ipynb #e3d5f4c8
+def _draw_noticed(folder:Path, data:StudyData) -> None:
+    "Writes viz/noticed.png where there is something to look at."
+    sheet = contact_sheet(data)
+    if not sheet: return
+    (folder/"viz").mkdir(exist_ok=True)
+    sheet.savefig(folder/"viz/noticed.png")
+
 def start_folder(config:Config, data:StudyData, info:dict) -> Path:
     "A new run's folder with splits.json and run.json, and viz/noticed.png where there is something to look at."
     folder = new_run_folder(config.paths.results_dir)
     write_atomic(folder/"splits.json", json.dumps(data.splits, indent=1))
     write_atomic(folder/"run.json", json.dumps(info, indent=1))
-    sheet = contact_sheet(data)
-    if sheet:
-        (folder/"viz").mkdir()
-        sheet.savefig(folder/"viz/noticed.png")
+    _draw_noticed(folder, data)
     return folder
 
 # %% ../../nbs/lab/runs.ipynb #592f01d4
@@ -343,7 +352,7 @@ def _load_data(config:Config, studies:Dataset|None, resume:Path|None, accelerato
     "The data, with the split of the run that is resumed. Raises ValueError where too little is left for training."
     splits = read_run(resume, "splits.json") if resume else None
     settings = config.data, config.seed, splits
-    data = load_data(*settings) if studies is None else prepare_data(studies, *settings)
+    data = load_data(*settings, lazy=True) if studies is None else prepare_data(studies, *settings, lazy=True)
     counts = ", ".join(f"{name}: {len(data.rows(name)):,} studies" for name in SPLITS)
     accelerator.print(f"{counts}; skipped: {skip_summary(data.skipped)}")
     if len(data.rows("train")) < 2:
@@ -401,6 +410,16 @@ def _naming_checkpoint(folder:Path):
         if not re.search("gloo|NCCL|Connection|Broken pipe", str(e)): raise
         raise OSError(f"another process of this run has ended. {last_good(folder)}") from e
 
+# %% ../../nbs/lab/runs.ipynb #ec3c9f49
+def complete_data(folder:Path, data:StudyData, cfg:DataConfig) -> None: # Of a run; cfg with the size of images
+    "Decodes what a finished run has not looked at, and adds what it tells to run.json. Raises OSError."
+    info = read_run(folder)
+    if data.images.full or "best" not in info: return
+    data.images.finish()
+    whole = gather_data(data.images.raw, cfg, data.splits, data.skipped)
+    write_atomic(folder/"run.json", json.dumps(info | dict(data=info["data"] | _describe_data(whole)), indent=1))
+    _draw_noticed(folder, whole)
+
 # %% ../../nbs/lab/runs.ipynb #b3b320b3
 def train(config:Config, # All settings
           studies:Dataset|None=None, # Studies to train on, in place of the source that the settings name
@@ -427,6 +446,7 @@ def train(config:Config, # All settings
     with _naming_checkpoint(folder), StopInTime(config.train.max_minutes) as control:
         if accelerator.is_main_process: model.save_pretrained(folder/"last", weights=False)
         fit(model, data, config, [files, *hooks, control], accelerator)
+    if accelerator.is_main_process: complete_data(folder, data, config.data)
     accelerator.end_training()
     if control.signal: signal.raise_signal(control.signal)
     return folder
