@@ -11,7 +11,7 @@ import transformers as hf
 from transformers.utils import logging as transformers_logging
 
 from radiology_clip_mini.base.settings import Config, DataConfig, ModelConfig, PathsConfig, TrainConfig
-from radiology_clip_mini.lab import runs
+from radiology_clip_mini.lab import published, runs
 from radiology_clip_mini.lab.evaluate import visualise_run
 from radiology_clip_mini.lab.runs import load_data, read_run
 from radiology_clip_mini.models import CLIPMini, learn_tokenizer, text_encoder
@@ -147,7 +147,7 @@ def test_accepted(tmp_path, make):
     make(tmp_path)
     model = clip_mini(tmp_path)
     vectors = model.encode_text(WORDS)
-    runs.check_text_length(model)
+    published.check_text_length(model)
     assert torch.pdist(vectors).min() > 1e-5
     assert torch.allclose(torch.cat([model.encode_text([text]) for text in WORDS]), vectors, atol=1e-5)
     assert torch.equal(CLIPMini.from_pretrained(model.save_pretrained(tmp_path/"again")).encode_text(WORDS), vectors)
@@ -167,15 +167,15 @@ def test_longest_text(tmp_path, make, max_length, message):
     make(tmp_path)
     model = clip_mini(tmp_path, max_length)
     assert model.tokenize([LONG*3])["input_ids"].shape == (1, max_length)
-    if not message: return runs.check_text_length(model)
-    with pytest.raises(ValueError, match=message): runs.check_text_length(model)
+    if not message: return published.check_text_length(model)
+    with pytest.raises(ValueError, match=message): published.check_text_length(model)
 
 
 def test_longest_text_without_an_answer(tmp_path):
     "Where no length helps, the encoder's own words are given."
     model = clip_mini(bert(tmp_path))
     with mock.patch.object(CLIPMini, "text_features", side_effect=RuntimeError("odd shapes")), pytest.raises(ValueError, match="cannot take a text of that length; odd shapes"):
-        runs.check_text_length(model)
+        published.check_text_length(model)
 
 
 # Texts

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['OpenClipTokenizer', 'read_ids', 'load_open_clip', 'Pooled', 'read_masked', 'read_padded', 'load_transformers',
-           'load_model', 'start_model', 'add_adapters', 'merged']
+           'load_model', 'start_model', 'add_adapters', 'merged', 'check_image_size', 'check_text_length']
 
 # %% ../../nbs/lab/published.ipynb #00000004
 import copy, json, logging, shutil, tempfile
+from bisect import bisect_left
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -322,3 +323,27 @@ def merged(model:CLIPMini) -> CLIPMini: # The same where it has no adapters
         whole.set_submodule(name, plain)
     return whole
 
+
+# %% ../../nbs/lab/published.ipynb #4876bba0
+@torch.no_grad()
+def check_image_size(model:CLIPMini, image_size:int) -> None:
+    "Raises ValueError where the image encoder cannot take images of this size."
+    try: model.eval().encode_image(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(f"{model.name} cannot take images of {image_size} pixels ({str(e).splitlines()[0]}). "
+                         f"Give another --data.image_size, such as {model.image_size}") from e
+
+# %% ../../nbs/lab/published.ipynb #c3f69daf
+@torch.no_grad()
+def check_text_length(model:CLIPMini) -> None:
+    "Raises ValueError where the text encoder cannot take texts of `max_length` tokens."
+    name, most = model.config.text_encoder, model.config.max_length
+    tokens = model.eval().tokenize(["effusion " * most])
+    def error(n:int) -> str: # What is wrong with n tokens; empty where nothing is
+        try: model.encode_text({key: x[:, :n] for key, x in tokens.items()})
+        except (RuntimeError, IndexError, ValueError, AssertionError) as e: return f"{e} ".splitlines()[0]
+        return ""
+    if not error(most): return
+    longest = bisect_left(range(1, most), True, key=lambda n: bool(error(n)))
+    advice = f"it takes at most {longest} tokens: give --model.max_length {longest}" if longest > 2 else error(most)
+    raise ValueError(f"model.max_length is {most}, and {name} cannot take a text of that length; {advice}")

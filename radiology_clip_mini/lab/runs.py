@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['CHECKPOINT', 'SAVE_MINUTES', 'MAY_CHANGE', 'check_writable', 'new_run_folder', 'read_run', 'load_data', 'fingerprint',
            'data_marks', 'what_changed', 'describe_run', 'start_folder', 'save_checkpoint', 'load_checkpoint',
-           'last_good', 'RunFiles', 'StopInTime', 'check_image_size', 'check_text_length', 'count_cut', 'complete_data',
-           'train', 'find_ckpt', 'data_settings', 'Run', 'load_run', 'resume_config']
+           'last_good', 'RunFiles', 'StopInTime', 'count_cut', 'complete_data', 'train', 'find_ckpt', 'data_settings',
+           'Run', 'load_run', 'resume_config']
 
 # %% ../../nbs/lab/runs.ipynb #392f6a38
 import hashlib, json, math, os, platform, re, shutil, signal, subprocess, tempfile, threading, time, warnings
-from bisect import bisect_left
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -32,7 +31,7 @@ from ..base.util import home_path, PACKAGE, process, progress as progress_bar, r
 from ..base.util import watched, write_atomic
 from ..data import gather_data, prepare_data, StudyData
 from .packing import keep_memory, keep_on_device, pack
-from .published import add_adapters, merged, start_model
+from .published import add_adapters, check_image_size, check_text_length, merged, start_model
 from .report import contact_sheet, plot_history, show_live
 from ..models import CLIPMini, timm_settings
 from ..train import fit, make_accelerator, plain_row, TrainState, WARMUP
@@ -314,30 +313,6 @@ class StopInTime:
         stop = torch.tensor(state.stopped or self.signal is not None or time.monotonic() >= self.deadline).int()
         if self.group: torch.distributed.all_reduce(stop, torch.distributed.ReduceOp.MAX, group=self.group)
         state.stopped = bool(stop)
-
-# %% ../../nbs/lab/runs.ipynb #f240a1e2
-@torch.no_grad()
-def check_image_size(model:CLIPMini, image_size:int) -> None:
-    "Raises ValueError where the image encoder cannot take images of this size."
-    try: model.eval().encode_image(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"{model.name} cannot take images of {image_size} pixels ({str(e).splitlines()[0]}). "
-                         f"Give another --data.image_size, such as {model.image_size}") from e
-
-# %% ../../nbs/lab/runs.ipynb #a5ad3bd0
-@torch.no_grad()
-def check_text_length(model:CLIPMini) -> None:
-    "Raises ValueError where the text encoder cannot take texts of `max_length` tokens."
-    name, most = model.config.text_encoder, model.config.max_length
-    tokens = model.eval().tokenize(["effusion " * most])
-    def error(n:int) -> str: # What is wrong with n tokens; empty where nothing is
-        try: model.encode_text({key: x[:, :n] for key, x in tokens.items()})
-        except (RuntimeError, IndexError, ValueError, AssertionError) as e: return f"{e} ".splitlines()[0]
-        return ""
-    if not error(most): return
-    longest = bisect_left(range(1, most), True, key=lambda n: bool(error(n)))
-    advice = f"it takes at most {longest} tokens: give --model.max_length {longest}" if longest > 2 else error(most)
-    raise ValueError(f"model.max_length is {most}, and {name} cannot take a text of that length; {advice}")
 
 # %% ../../nbs/lab/runs.ipynb #0f518a86
 def count_cut(model:CLIPMini, data:StudyData) -> dict: # For run.json
