@@ -66,7 +66,8 @@ def get_splits(studies:Dataset, cfg:DataConfig, seed:int=42) -> dict[str, list[s
             warnings.warn(f"the split is that of {cfg.split_file}, so {', '.join(ignored)} is not followed; "
                           "give another --data.split_file, or null, to split anew")
         return splits
-    if cfg.split in KNOWN_SPLITS: splits = known_patients(studies, known_split(cfg.split, source_path(cfg.source)))
+    if cfg.split in KNOWN_SPLITS:
+        splits = known_patients(studies, known_split(cfg.split, source_path(cfg.source), studies))
     else:
         make = split_texts if cfg.split == "text" else split_patients
         splits = make(studies, cfg.val_fraction, cfg.test_fraction, seed, cfg.max_held_out)
@@ -175,7 +176,7 @@ def prepare_data(studies:Dataset, # n usable studies, as STUDY_FEATURES
     if cfg.image_size < 32: raise ValueError(f"image_size is {cfg.image_size}; expected at least 32 pixels")
     skipped = {} if skipped is None else skipped
     if cfg.split in KNOWN_SPLITS:
-        studies = only_known(studies, known_split(cfg.split, source_path(cfg.source)), skipped)
+        studies = only_known(studies, known_split(cfg.split, source_path(cfg.source), studies), skipped)
     if only_test and cfg.split_file: splits = load_splits(studies, cfg.split_file)
     elif only_test and cfg.split not in KNOWN_SPLITS:
         splits = dict(train=[], val=[], test=sorted(set(studies["patient_id"])))

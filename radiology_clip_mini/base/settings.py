@@ -41,7 +41,8 @@ class DataConfig:
     "Which studies to read, and what is made of them."
     source: str = "hub" # "hub", "kaggle" (below /kaggle/input), "phantom", a dataset id on the hub, or a path
     images: str | None = None # Folder of the pictures, if they are apart; other endings will do (.jpg for .png)
-    text: Literal["findings", "impression", "longest", "both"] = "findings" # Section to use; another if it is empty
+    # Section to use, or another if it is empty; both: one after the other; none: labels are enough, no text is needed
+    text: Literal["findings", "impression", "longest", "both", "none"] = "findings"
     columns: dict[str, str] | None = None # For any other table: {text: its column, image: its column, study_id: …}
     split_spec: str = "train" # Which part of a hub dataset or parquet file to read, e.g. train[:500]
     cache_dir: str | None = None # Folder for hub files and decoded images; null for the user's cache folder
@@ -49,8 +50,8 @@ class DataConfig:
     max_patients: PositiveInt | None = None # Keep only this many patients, the first of the source; null for all
     views: Literal["frontal", "lateral", "any", "both"] = "any" # Views to learn from; any: frontal, else lateral
     image_size: PixelSize | None = None # Side of the square images, in pixels; null for what the model was made for
-    # patient: no patient is in two splits; text: nor is a text; r2gen, iu_xray: known splits of IU X-Ray
-    split: Literal["patient", "text", "r2gen", "iu_xray"] = "patient"
+    # patient: no patient is in two; text: nor is a text; official: the source's own; r2gen, iu_xray: known of IU X-Ray
+    split: Literal["patient", "text", "official", "r2gen", "iu_xray"] = "patient"
     split_file: str | None = None # JSON file of the split: written once, then reused; null to split at every run
     val_fraction: OpenUnitInterval = 0.1 # Share of the patients in validation
     test_fraction: OpenUnitInterval = 0.1 # Share of the patients in the test

@@ -8,9 +8,8 @@ __all__ = ['STUDY_FEATURES', 'TEXT_PRIORITY', 'IMAGE_ENDINGS', 'HUB_ID', 'SAVED'
 
 # %% ../../nbs/base/sources.ipynb #e3ae097f
 import base64, gzip, io, json, os, re, unicodedata, warnings
-from collections import Counter
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -28,11 +27,11 @@ from pyarrow.lib import ArrowException
 from .findings import listed_findings, mesh_labels
 from .pictures import cache_root, VIEWS
 from .settings import DataConfig
-from .util import progress
 
 # %% ../../nbs/base/sources.ipynb #41710763
 STUDY_FEATURES = Features(dict(study_id=Value("string"), patient_id=Value("string"), text=Value("string"),
                                labels=List(Value("string")), frontal=Image(), lateral=Image()))
+_EXTRA = Features(dict(split=Value("string"), uncertain=List(Value("string")), denied=List(Value("string"))))
 
 # %% ../../nbs/base/sources.ipynb #a6920344
 TEXT_PRIORITY = ("findings", "impression", "report", "text")
@@ -40,14 +39,14 @@ _MISSING = {"nan", "-nan", "nat", "<na>", "null", "(null)", "n/a", "#n/a"}
 _PERHAPS = {"none", "na"}
 
 def pick_text(record:dict, # Section name to text; a section may be missing or None
-              which:str="findings", # findings or impression: that first; longest; both: findings, then impression
+              which:str="findings", # findings or impression: that first; longest; both: findings, then impression; none
              ) -> str: # Without outer white space; "" where there is none
     "The text of a study, from the sections that have any text in them."
     written = {name: record[name].strip() for name in TEXT_PRIORITY if isinstance(record.get(name), str)}
     texts = {name: t for name, t in written.items() if re.search(r"[^\W_]", t) and t.casefold() not in _MISSING}
     sure = {name: t for name, t in texts.items() if t.casefold() not in _PERHAPS} or texts
     main = [sure[name] for name in TEXT_PRIORITY[:2] if name in sure] or list(sure.values())[:1]
-    if not main: return ""
+    if not main or which == "none": return ""
     if which == "longest": return max(main, key=len)
     if which == "both": return " ".join(t if t.endswith((".", "!", "?")) else f"{t}." for t in main)
     return main[-1 if which == "impression" else 0]
@@ -70,8 +69,8 @@ def image_cell(x) -> dict|None: # {"path": …, "bytes": …}, one of them None
 def _id(value) -> str: # "" where there is none
     "An id as text, however a table holds it."
     if value is None or value != value: return ""
-    text = unicodedata.normalize("NFKC", str(value))
-    text = "".join(c for c in text if unicodedata.category(c)[0] != "C").strip()
+    text = unicodedata.normalize("NFKC", str(value)).strip()
+    if not text.isprintable(): text = "".join(c for c in text if unicodedata.category(c)[0] != "C").strip()
     return "" if text.casefold() in _MISSING else re.sub(r"^(\d+)\.0+$", r"\1", text)
 
 # %% ../../nbs/base/sources.ipynb #599f93a0
@@ -96,6 +95,7 @@ _FRONTAL = {"pa", "ap", "frontal", "front", "face", "lordotic", "lao", "rao", "l
             "lld", "rld", "decubitus", "прямая", "正面", "正位", "postero", "antero", "posteroanterior", "anteroposterior"}
 _POSTURE = {"supine", "erect", "upright", "portable", "standing", "sitting", "semi", "semierect", "bedside", "mobile"}
 
+@cache
 def known_view(view:str) -> str: # frontal, lateral, or "" where it is empty or unknown
     "The view that a table's cell means."
     plain = unicodedata.normalize("NFKC", view).casefold().replace(".", "")
@@ -119,6 +119,24 @@ def _first_views(images, # (name, view, place or None) of all pictures of one st
         else: views[view] = place
     return views
 
+# %% ../../nbs/base/sources.ipynb #3cc05039
+def _part(cell) -> str: # train, val or test; "" for none of them
+    "The part of an official split that a table's cell means, such as validate."
+    found = re.match("train|val|dev|test", _id(cell).casefold())
+    return found[0].replace("dev", "val") if found else ""
+
+def _extra_cells(rows:list[dict], labels:list[str]) -> dict: # Of the rows of one study
+    "Its cells in the columns of `_EXTRA` that its source has. Of several parts the first of train, val, test counts."
+    extra, known = {}, set(labels)
+    for name in [name for name in ("uncertain", "denied") if name in rows[0]]:
+        listed = chain.from_iterable(listed_findings(row[name]) for row in rows)
+        extra[name] = [finding for finding in dict.fromkeys(listed) if finding not in known]
+        known |= set(extra[name])
+    if "split" in rows[0]:
+        parts = {_part(row["split"]) for row in rows}
+        extra["split"] = next((part for part in ("train", "val", "test") if part in parts), "")
+    return extra
+
 # %% ../../nbs/base/sources.ipynb #adb81744
 def _join_study(study_id:str, rows:list[dict], which:str, skipped:dict, source) -> dict:
     "One study of its rows. Raises ValueError where they name several patients."
@@ -130,8 +148,9 @@ def _join_study(study_id:str, rows:list[dict], which:str, skipped:dict, source) 
     if len(set(map(frozenset, labels))) > 1:
         skipped[f"{study_id} labels"] = "its rows have different labels; all of them count"
     views = _first_views(chain.from_iterable(row["images"] for row in rows), skipped)
-    return dict(study_id=study_id, patient_id=patients[0], text=texts[0] if texts else "",
-                labels=list(dict.fromkeys(chain.from_iterable(labels))), **views)
+    labels = list(dict.fromkeys(chain.from_iterable(labels)))
+    study = dict(study_id=study_id, patient_id=patients[0], text=texts[0] if texts else "", labels=labels, **views)
+    return study | _extra_cells(rows, labels)
 
 # %% ../../nbs/base/sources.ipynb #560d1254
 def _join_rows(rows:list[dict], # Fields of a study, and images: a (name, view, place or None) each
@@ -145,11 +164,15 @@ def _join_rows(rows:list[dict], # Fields of a study, and images: a (name, view, 
     return [_join_study(study, its_rows, which, skipped, source) for study, its_rows in rows_of.items()]
 
 # %% ../../nbs/base/sources.ipynb #96ed00c5
+def _features(studies:list[dict]) -> Features: # All with the same keys
+    "`STUDY_FEATURES`, and the further columns that these studies have."
+    return Features(STUDY_FEATURES | {name: feature for name, feature in _EXTRA.items() if name in studies[0]})
+
 def _study_table(rows:list[dict], which:str, skipped:dict, source) -> Dataset: # As _join_rows
     "Rows whose images are files, as `STUDY_FEATURES`."
     studies = _join_rows(rows, which, skipped, source)
     for study in studies: study |= {view: image_cell(study[view]) for view in VIEWS}
-    return Dataset.from_list(studies, features=STUDY_FEATURES)
+    return Dataset.from_list(studies, features=_features(studies))
 
 # %% ../../nbs/base/sources.ipynb #4014ab2e
 _WESTERN = ("cp1252", "cp1250", "cp850", "mac_roman")
@@ -306,16 +329,17 @@ def find(self:NamedFiles, name:str) -> Path|None: # None where there is none
 
 # %% ../../nbs/base/sources.ipynb #b8dc36fc
 _IMAGES = ("image", *VIEWS)
-_FIELDS = (*STUDY_FEATURES, *TEXT_PRIORITY[:3], "image", "view")
+_FIELDS = (*STUDY_FEATURES, *_EXTRA, *TEXT_PRIORITY[:3], "image", "view")
 
-def _check_mapping(columns:dict[str, str], by_header:bool=False) -> None: # by_header: pictures may be found by theirs
+def _check_mapping(columns:dict[str, str], which:str, # which as in pick_text
+                   by_header:bool=False) -> None: # Whether pictures are found by their headers
     "Raises ValueError for a mapping that names an unknown field, or lacks the text or every view."
     unknown = sorted(columns.keys() - set(_FIELDS))
     if unknown:
         raise ValueError(f"data.columns maps {', '.join(unknown)}, which a study does not have; "
                          f"expected some of {', '.join(_FIELDS)}")
-    named = set(_IMAGES) & set(columns) or by_header and "study_id" in columns
-    if not set(TEXT_PRIORITY) & set(columns) or not named:
+    named = set(_IMAGES) & set(columns) or by_header
+    if not named or which != "none" and not set(TEXT_PRIORITY) & set(columns):
         raise ValueError("data.columns must map text and frontal or lateral; "
                          f"it maps {', '.join(columns) or 'nothing'}")
     if "patient_id" not in columns and not by_header:
@@ -342,8 +366,9 @@ def _mapped_rows(records:list[dict], columns:dict[str, str], source, find) -> li
             pictures = find(i, columns[field], cells[field])
             views = view if isinstance(view, list) else [view]*len(pictures)
             images += [(name, _text_cell(v, source, i + 1), place) for (name, place), v in zip(pictures, views)]
+        extra = {name: cells[name] for name in _EXTRA if name in cells}
         rows.append(dict(study_id=study_id, patient_id=cells.get("patient_id", study_id), labels=cells.get("labels"),
-                         images=images, **sections))
+                         images=images, **sections, **extra))
     return rows
 
 # %% ../../nbs/base/sources.ipynb #64dda957
@@ -360,10 +385,10 @@ def _read_rows(table:pd.DataFrame, mapping:dict, source:Path, images:str|Path, t
 # %% ../../nbs/base/sources.ipynb #56946cbb
 _VIEW_COLUMNS = ("view", "viewposition", "projection", "frontallateral")
 
-def _own_mapping(table:pd.DataFrame, folder:Path) -> dict[str, str]:
+def _own_mapping(table:pd.DataFrame, folder:Path, which:str) -> dict[str, str]: # which as in pick_text
     "The mapping of a table whose columns have our own names. Warns where there is no patient and no view."
     columns = list(table.columns)
-    if not set(TEXT_PRIORITY) & set(columns) or "file_name" not in columns:
+    if "file_name" not in columns or which != "none" and not set(TEXT_PRIORITY) & set(columns):
         raise ValueError(f"the metadata in {folder} needs file_name and one of {', '.join(TEXT_PRIORITY)}; "
                          f"it has: {', '.join(columns)}; --data.columns maps other names")
     if "patient_id" not in columns:
@@ -373,7 +398,7 @@ def _own_mapping(table:pd.DataFrame, folder:Path) -> dict[str, str]:
     assumed = f"{view} is taken for it" if view else "all images are frontal"
     if view != "view": warnings.warn(f"{folder} has no column view: {assumed}")
     usual = dict(image="file_name", study_id="file_name", labels="finding", view=view)
-    own = {name: name for name in ("study_id", "patient_id", *TEXT_PRIORITY, "labels") if name in columns}
+    own = {name: name for name in ("study_id", "patient_id", *TEXT_PRIORITY, "labels", *_EXTRA) if name in columns}
     return {field: column for field, column in (usual | own).items() if column in columns}
 
 # %% ../../nbs/base/sources.ipynb #cd43dd21
@@ -388,46 +413,10 @@ def read_folder(folder:str|Path, # Holds metadata.csv or metadata.jsonl and the 
     if not files: raise FileNotFoundError(f"there is neither metadata.csv nor metadata.jsonl in {folder}")
     table = _table_reader(files[0])(files[0])
     if columns:
-        _check_mapping(columns, by_header=True)
+        _check_mapping(columns, text)
         _check_columns(folder, table.columns, columns.values())
-    mapping = columns or _own_mapping(table, folder)
-    read = _read_rows if set(_IMAGES) & set(mapping) else _read_by_header
-    return read(table, mapping, folder, Path(images or files[0].parent), text, skipped)
-
-# %% ../../nbs/base/sources.ipynb #0b3b90a0
-_HEADER = ("AccessionNumber", "StudyInstanceUID", "PatientID", "ViewPosition")
-
-def _read_headers(folder:Path) -> dict[str, list[tuple]]: # Id of a study to (name, view, path, patient) of its pictures
-    "The DICOM files below a folder. Raises ValueError without pydicom."
-    try: import pydicom # only those who hold DICOM files need it
-    except ImportError as e: raise ValueError("DICOM needs pip install 'radiology-clip-mini[dicom]'") from e
-    pictures = {}
-    for path in progress(files_below(folder), "reading DICOM headers", unit="file"):
-        try: head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_HEADER])
-        except Exception: continue # a list, a picture of another kind
-        view, patient = str(head.get("ViewPosition") or ""), _id(head.get("PatientID"))
-        picture = path.relative_to(folder).as_posix(), view, path, patient
-        studies = {_id(head.get(name)) for name in _HEADER[:2]} - {""}
-        for study in studies: pictures.setdefault(study, []).append(picture)
-    return pictures
-
-# %% ../../nbs/base/sources.ipynb #7248a9dd
-def _read_by_header(table:pd.DataFrame, mapping:dict, source:Path, images:Path, text:str, skipped:dict) -> Dataset:
-    "The studies of a list of reports, with the DICOM files whose headers name them."
-    pictures = _read_headers(images)
-    rows = _mapped_rows(table.to_dict("records"), mapping, source, None) # without pictures, so nothing is looked up
-    if not any(_id(row["study_id"]) in pictures for row in rows):
-        bare = Counter(study.lstrip("0") for study in pictures)
-        pictures = {s.lstrip("0"): its_own for s, its_own in pictures.items() if bare[s.lstrip("0")] == 1}
-    for row in rows:
-        its_own = pictures.get(_id(row["study_id"]), [])
-        row["images"] = [picture[:3] for picture in its_own]
-        if "patient_id" not in mapping: row["patient_id"] = next((p for *_, p in its_own if p), row["patient_id"])
-    if rows and not any(row["images"] for row in rows):
-        raise ValueError(f"no DICOM file in {images} has an AccessionNumber or StudyInstanceUID that is a study_id of "
-                         f"{source}, such as {rows[0]['study_id']}; map another column to study_id, or a column with "
-                         "the names of files to image")
-    return _study_table(rows, text, skipped, source)
+    mapping = columns or _own_mapping(table, folder, text)
+    return _read_rows(table, mapping, folder, images or files[0].parent, text, skipped)
 
 # %% ../../nbs/base/sources.ipynb #fcf3bc3b
 HUB_ID = "ykumards/open-i"
@@ -513,7 +502,7 @@ def _fetch_pictures(table:Dataset, studies:list[dict], columns:set, source:str, 
     kept.parent.mkdir(parents=True, exist_ok=True)
     named = any("string" in str(table.features[column]) for column in columns)
     numbers = Dataset.from_dict(dict(number=range(len(studies))))
-    return numbers.map(fetch, input_columns="number", remove_columns="number", features=STUDY_FEATURES,
+    return numbers.map(fetch, input_columns="number", remove_columns="number", features=_features(studies),
                        cache_file_name=str(kept), new_fingerprint=kept.stem, load_from_cache_file=not named,
                        desc="reading studies")
 
@@ -523,7 +512,7 @@ def read_table(source:str, # A hub id, a .parquet file, a folder of them, or a f
                skipped:dict) -> Dataset: # Receives what is left out, and why
     "All studies of a table as `STUDY_FEATURES`. Raises OSError without the hub, ValueError for other columns or cells."
     mapping = cfg.columns or _HUB_MAPPING
-    if cfg.columns: _check_mapping(mapping)
+    if cfg.columns: _check_mapping(mapping, cfg.text)
     table = _load_table(source, cfg.split_spec, cfg.cache_dir)
     _check_columns(source, table.column_names, dict.fromkeys(mapping.values()))
     pictures = {mapping[field] for field in set(_IMAGES) & set(mapping)}

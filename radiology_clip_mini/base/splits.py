@@ -131,11 +131,29 @@ def keep_together(splits:dict, groups:list[list[str]]) -> dict: # groups as shar
     return {name: sorted(p for p in split_of if split_of[p] == name) for name in SPLITS}
 
 # %% ../../nbs/base/splits.ipynb #5b1d001d
-KNOWN_SPLITS = ("r2gen", "iu_xray")
+KNOWN_SPLITS = ("official", "r2gen", "iu_xray")
+
+def _official_split(studies:Dataset) -> dict[str, str]: # Study to part; studies without a part are not in it
+    "The split in the column of the source, with each patient in one part. Raises ValueError where a part is empty."
+    ids, patients = studies["study_id"][:], studies["patient_id"][:]
+    cells = studies["split"][:] if "split" in studies.column_names else [""]*len(ids)
+    missing = [part for part in SPLITS if part not in cells]
+    if missing:
+        raise ValueError(f"--data.split official needs the source's own split, in train, val and test; of {len(ids)} "
+                         f"studies {sum(map(bool, cells))} have a part, and none is in {', '.join(missing)}. Give the "
+                         "table a column split, or give --data.split patient")
+    of_patient = {}
+    for patient, part in zip(patients, cells): of_patient.setdefault(patient, set()).add(part)
+    torn = sum(len(parts - {""}) > 1 for parts in of_patient.values())
+    if torn: warnings.warn(f"{torn} patients are in several official parts; their studies go to the first of them")
+    first = {patient: min(parts, key=[*SPLITS, ""].index) for patient, parts in of_patient.items()}
+    return {study: first[patient] for study, patient, part in zip(ids, patients, cells) if part}
 
 def known_split(name:str, # One of KNOWN_SPLITS
-                folder:Path) -> dict[str, str]: # Of the source; study to train, val or test
-    "A split that has a name. Raises FileNotFoundError if R2Gen's file is not in the folder of the source."
+                folder:Path, # Of the source
+                studies:Dataset|None=None) -> dict[str, str]: # Needed for official; study to train, val or test
+    "A split that has a name. Raises FileNotFoundError without R2Gen's file, ValueError without an official split."
+    if name == "official": return _official_split(studies)
     if name == "iu_xray":
         split = json.loads((PACKAGE/"configs/iu_xray_split.json").read_text())
         return {study: part for part, ids in split.items() for study in ids}
@@ -221,7 +239,7 @@ def unlike_asked(splits:dict, studies:Dataset, cfg:DataConfig) -> list[str]:
         in_split = pd.Series([split_of[p] for p in studies["patient_id"]])
         if in_split.groupby(text_ids(studies["text"][:]).numpy()).nunique().max() > 1: settings.append("split text")
     if cfg.split in KNOWN_SPLITS:
-        known = known_patients(studies, known_split(cfg.split, source_path(cfg.source)))
+        known = known_patients(studies, known_split(cfg.split, source_path(cfg.source), studies))
         if any(set(known[part]) != set(splits[part]) for part in SPLITS): settings.append(f"split {cfg.split}")
     return settings
 
