@@ -6,7 +6,10 @@ import pytest
 from PIL import Image
 
 from radiology_clip_mini.base import pictures
+from radiology_clip_mini.base.settings import DataConfig, load_config
 from radiology_clip_mini.base.sources import read_folder
+from radiology_clip_mini.data import prepare_data
+from radiology_clip_mini.lab import runs
 
 N = 300
 BUILD = """
@@ -73,3 +76,36 @@ def test_two_processes_decode_once(folder, tmp_path):
     reads = [int(p.communicate(timeout=120)[0].split()[-1]) for p in both]
     assert [p.returncode for p in both] == [0, 0]
     assert sorted(reads) == [0, N]
+
+
+def test_a_training_with_an_official_split_does_not_wait(tmp_path, monkeypatch):
+    "The first step has decoded one batch; the finished run knows all pictures, and is read again."
+    own, rng = tmp_path/"own", np.random.default_rng(0)
+    own.mkdir()
+    rows = ["file_name,study_id,patient_id,view,text,split"]
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 256, (40, 40), np.uint8)).save(own/f"{i}.png")
+        rows.append(f"{i}.png,s{i},p{i},PA,Finding {i % 7} of {i}.,{'train' if i < 40 else 'validate' if i < 50 else 'test'}")
+    (own/"metadata.csv").write_text("\n".join(rows))
+    (own/"59.png").write_bytes(b"damaged")
+    seen = []
+    class Watch:
+        def after_step(self, state): seen.append((state.data.images.full, int(state.data.images.done.sum())))
+    config = load_config("demo", f"--data.source={own}", "--data.split=official", "--data.image_size=32", "--train.epochs=1",
+                         "--train.batch_size=8", f"--data.cache_dir={tmp_path}", f"--paths.results_dir={tmp_path}/results")
+    folder = runs.train(config, hooks=[Watch()])
+    assert seen == [(False, 8*k) for k in range(1, 6)]
+    info = runs.read_run(folder)["data"]
+    assert len(info["fingerprint"]) == 16 and info["counts"]["test"]["studies"] == 9
+    assert info["leaks"]["train-test"] == dict(patients=0, texts=0, images=0)
+    assert info["skipped"]["unreadable frontal image: UnidentifiedImageError"] == ["s59"]
+    run = runs.load_run(folder)
+    assert run.data.images.full and run.data.splits["test"] == [f"p{i}" for i in range(50, 60)]
+    assert runs.what_changed(info, runs.data_marks(run.data)) == ""
+
+
+def test_before_all_is_decoded_there_is_no_fingerprint(folder, tmp_path):
+    data = prepare_data(read_folder(folder, {}), DataConfig(split="patient", image_size=32, cache_dir=str(tmp_path)))
+    data.images = pictures.build_cache(read_folder(folder, {}), 48, tmp_path, lazy=True)
+    assert runs.data_marks(data) == dict(fingerprint=None, fingerprints={})
+    assert runs.what_changed(dict(fingerprint="0"), runs.data_marks(data)) == ""
