@@ -107,15 +107,16 @@ def warn_of_cut(model:CLIPMini, texts:list[str]) -> None:
 # %% ../../nbs/lab/ask.ipynb #0283ca7a
 def ask_model(name:str, # What load_model takes
               config:DataConfig, # All studies are the test, unless a known split or a file of one is named
-              seed:int=42, # Of drawn chests
-              results_dir:str="results") -> Run: # Where the folder for this model and this data belongs
+              seed:int=42, # Of drawn chests and of a split
+              results_dir:str="results", # Where the folder for this model and this data belongs
+              only_test:bool=True) -> Run: # False splits the studies as training would
     "A model with data, as if from a run; nothing is written. Raises ValueError or OSError where one does not load."
     model = pack(load_model(name)).to("cuda" if torch.cuda.is_available() else "cpu")
     config = replace(config, image_size=config.image_size or model.image_size)
     check_image_size(model, config.image_size)
-    data = load_data(config, seed, only_test=True)
+    data = load_data(config, seed, only_test=only_test)
     rows, marks = data.rows("test"), data_marks(data)
-    print(f"{len(rows):,} studies; skipped: {skip_summary(data.skipped)}", flush=True)
+    print(f"{len(rows):,} {'' if only_test else 'test '}studies; skipped: {skip_summary(data.skipped)}", flush=True)
     seen = seen_patients(name, data.splits["test"])
     if seen: warnings.warn(f"{name} was trained on {len(seen)} of these patients, and may know them by heart")
     warn_of_cut(model, data.texts(rows))
@@ -127,11 +128,12 @@ def ask_model(name:str, # What load_model takes
 def find_run(ckpt:str|None=None, results_dir:str="results", source:str|None=None, images:str|None=None,
              cache_dir:str|None=None, # All of these as load_run takes them
              model:str|None=None, # In place of a run: what load_model takes
-             data:dict|None=None) -> Run: # Settings of its data by name, such as source
+             data:dict|None=None, # Settings of its data by name, such as source
+             only_test:bool=True) -> Run: # As ask_model takes it; a run has its split
     "A run, or a model with data in the form of a run. Raises ValueError for a mixture, and as loading does."
     if not (model or data): return load_run(ckpt, results_dir, source, images, cache_dir)
     if model and data and not (ckpt or source or images or cache_dir):
-        return ask_model(home_path(model), DataConfig(**data), results_dir=results_dir)
+        return ask_model(home_path(model), DataConfig(**data), results_dir=results_dir, only_test=only_test)
     raise ValueError("--model NAME needs data, such as --data.source FOLDER, and --data needs --model. A run has its "
                      "data: --ckpt names the run, and --source, --images and --cache_dir say where its data is now")
 

@@ -103,21 +103,23 @@ def open_run(ckpt:str|None=None, # A run's best or last folder; the latest run's
 def rclip_eval(split:str="test", # Which split to evaluate: train, val or test
                unique_texts:bool=False, # Each text once in the gallery, as CXR-CLIP evaluates
                compare:list[str]=(), # Other models on the same studies: run folders, or what load_model takes
+               probe:bool=False, # Also learn the findings from the labels; with --model the studies are then split
                out:str|None=None, # A folder for the files, in place of the run's; figures are printed in any case
                **kwargs): # Which run or model, as open_run takes it
     "Evaluate a trained model: retrieval in both directions with 95 % intervals, ceiling, baselines and chance."
     with loading():
+        from radiology_clip_mini.lab.ask import find_run
         from radiology_clip_mini.lab.evaluate import file_ending, measure_run, write_evaluation
         from radiology_clip_mini.lab.report import comparison_table, format_metrics
-    run = open_run(**kwargs)
-    result, ranks = measure_run(run, split, unique_texts, tuple(compare))
+    run = find_run(**kwargs, only_test=not probe)
+    result, ranks = measure_run(run, split, unique_texts, tuple(compare), probe)
     print(format_metrics(result), flush=True)
     if compare:
         heading = "compared on the same studies; above 0 the other model is better (for MedR, below 0)"
         print("", heading, comparison_table(result), sep="\n", flush=True)
     folder, end = write_evaluation(run, result, ranks, out), file_ending(result)
-    files = f"metrics{end}.json and .md, ranks{end}.csv, viz/evaluation{end}.png"
-    print(f"written to {folder}: {files}. Next: rclip_viz")
+    retrieved = "" if ranks.empty else f", ranks{end}.csv, viz/evaluation{end}.png. Next: rclip_viz"
+    print(f"written to {folder}: metrics{end}.json and .md{retrieved}")
 
 # %% ../../nbs/lab/cli.ipynb #d22554ae
 @delegates(open_run)
