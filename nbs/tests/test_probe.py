@@ -118,6 +118,11 @@ def test_studies_that_are_not_sure_are_left_out():
     table = linear_probe(Words(6), train, val, test, n_boot=50).loc["100 %"]
     assert table.loc["effusion", ["AUC", "AUC_low", "zero_shot"]].tolist() == [1, 1, 1]
     assert table.loc["nodule", "AUC"] == 1
+    noisy = [part(seed, n, noise=1.) for seed, n in ((0, 1000), (1, 400), (2, 400))] # each second study is left out, or is not there
+    marked = [(emb, studies.add_column("uncertain", [["left effusion"] if i % 2 else [] for i in range(len(emb))])) for emb, studies in noisy]
+    halved = [(emb[::2], studies.select(range(0, len(emb), 2))) for emb, studies in noisy]
+    with_them, without = (linear_probe(Words(6), *each, findings=["effusion"], n_boot=50) for each in (marked, halved))
+    pd.testing.assert_frame_equal(with_them, without)
     taken = linear_probe(Words(6), *((emb, studies.remove_columns("uncertain")) for emb, studies in (train, val, test)), n_boot=50).loc["100 %"]
     assert taken.loc["effusion", "AUC"] < .7
 
