@@ -9,8 +9,9 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
-from radiology_clip_mini.base.collections import read_studies, report_sections, source_path
+from radiology_clip_mini.base.collections import read_studies, source_path
 from radiology_clip_mini.base.findings import FINDINGS, graded_findings, listed_findings, mesh_labels, named_finding
+from radiology_clip_mini.base.sections import report_sections
 from radiology_clip_mini.base.settings import DataConfig
 from radiology_clip_mini.base.splits import known_patients, known_split, only_known, unlike_asked
 
