@@ -11,7 +11,6 @@ import json, re
 from collections import Counter
 from itertools import chain
 
-from datasets import Dataset
 import numpy as np
 import pandas as pd
 
@@ -81,7 +80,7 @@ def _cut_list(text:str) -> list[str]: # "a;b", "a|b" or "['a', 'b']"
 # %% ../../nbs/base/findings.ipynb #e380eb32
 def listed_findings(terms:str|list|None) -> list[str]: # Lower case, without "normal" and empty ones
     "Findings in a list, or in a text that separates them; those of NIH by our names. Raises ValueError for numbers."
-    if terms is None or terms != terms: return []
+    if terms is None or terms != terms or terms == []: return []
     items = _cut_list(terms) if isinstance(terms, str) else terms
     if not isinstance(items, (list, tuple)): raise ValueError(f"the labels are {terms!r}; expected names, not numbers")
     numbers = [item for item in items if isinstance(item, (int, float)) and item == item]
@@ -105,7 +104,7 @@ def studies_with(labels:list[list[str]]) -> dict[str, np.ndarray]: # Of n studie
     return {} if names == ["no finding"] else dict(zip(names, label_matrix(findings, names).T))
 
 # %% ../../nbs/base/findings.ipynb #02432fb5
-def certain(studies:Dataset, # n rows of STUDY_FEATURES; the column uncertain, with lists of labels, may be missing
+def certain(studies, # A Dataset, n rows of STUDY_FEATURES; the column uncertain, with lists of labels, may be missing
             findings:list[str]) -> np.ndarray: # f names; (n, f) bool
     "Which studies are sure about which finding, present or absent; a name with a side asks for that side."
     if "uncertain" not in studies.column_names: return np.ones((len(studies), len(findings)), bool)

@@ -21,6 +21,7 @@ from fastcore.basics import patch
 import numpy as np
 import pandas as pd
 from PIL import Image as PILImage
+import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.lib import ArrowException
 
@@ -172,7 +173,7 @@ def _study_table(rows:list[dict], which:str, skipped:dict, source) -> Dataset: #
     "Rows whose images are files, as `STUDY_FEATURES`."
     studies = _join_rows(rows, which, skipped, source)
     for study in studies: study |= {view: image_cell(study[view]) for view in VIEWS}
-    return Dataset.from_list(studies, features=_features(studies))
+    return Dataset(pa.Table.from_pylist(studies, schema=_features(studies).arrow_schema))
 
 # %% ../../nbs/base/sources.ipynb #4014ab2e
 _WESTERN = ("cp1252", "cp1250", "cp850", "mac_roman")

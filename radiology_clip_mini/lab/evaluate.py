@@ -40,11 +40,12 @@ from ..metrics import query_blocks, rows_of, score_blocks, Similarity, summarise
 from ..models import CLIPMini, embed, untrained
 
 # %% ../../nbs/lab/evaluate.ipynb #49ca262d
-def study_table(data:StudyData, rows:np.ndarray) -> pd.DataFrame: # study_id, patient_id, text_id, labels
+def study_table(data:StudyData, rows:np.ndarray) -> pd.DataFrame: # study_id, patient_id, text_id, labels, uncertain
     "Some studies, without their images."
     studies = data.studies.select(rows)
+    uncertain = studies["uncertain"][:] if "uncertain" in studies.column_names else [[]]*len(rows)
     return pd.DataFrame(dict(study_id=studies["study_id"][:], patient_id=studies["patient_id"][:],
-                             text_id=data.text_id[rows], labels=studies["labels"][:]))
+                             text_id=data.text_id[rows], labels=studies["labels"][:], uncertain=uncertain))
 
 # %% ../../nbs/lab/evaluate.ipynb #3d7929f9
 def directions(table:pd.DataFrame, unique_texts:bool=False) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
@@ -181,25 +182,34 @@ def _negation_cosines(model, findings:list[str]) -> np.ndarray: # (f,)
     a, b = (emb / np.linalg.norm(emb, axis=1, keepdims=True) for emb in (a, b))
     return (a * b).sum(1)
 
+# %% ../../nbs/lab/evaluate.ipynb #add36ce0
+def _enough(truth:np.ndarray, least:int=5) -> np.ndarray: # (n, f): 1, 0, or NaN where the source is not sure; (f,) bool
+    "Which findings are present in so many studies, and absent from as many."
+    return np.minimum((truth == 1).sum(0), (truth == 0).sum(0)) >= least
+
 # %% ../../nbs/lab/evaluate.ipynb #b992be38
 def zero_shot(model, # Anything with encode_text
               image_emb:np.ndarray, # (n, d) unit rows
               labels, patients, # n lists of labels, n patient ids
               findings:list[str]|None=None, # None for those of the labels
-              n_boot:int=1000, seed:int=0) -> pd.DataFrame: # A row per finding and "macro"
+              n_boot:int=1000, seed:int=0,
+              uncertain=()) -> pd.DataFrame: # n lists of labels that do not count; a row per finding and "macro"
     "AUC and AP with 95 % intervals over patients, and the negation probe. Empty where no finding is frequent."
-    findings = common_findings(labels) if findings is None else findings
+    uncertain = uncertain or [[]]*len(labels)
+    def known(names): return np.where(has_finding(uncertain, names), np.nan, has_finding(labels, names))
+    names = common_findings(labels)
+    findings = [f for f, enough in zip(names, _enough(known(names))) if enough] if findings is None else findings
     if not findings: return pd.DataFrame()
-    truth, scores = has_finding(labels, findings), finding_scores(model, image_emb, findings)
+    truth, scores = known(findings), finding_scores(model, image_emb, findings)
     measured = []
     for i, has in enumerate(truth.T):
         kinds = {kind: _by_patient(values[:, i], has, patients, n_boot, seed) for kind, values in scores.items()}
         measured.append([*kinds["contrast"], kinds["X"][0], kinds["no X"][0]])
     (auc, ap, x, no_x), low, high = _with_macro(measured)
-    n, cosine = truth.sum(0), _negation_cosines(model, findings)
+    n, cosine = np.nansum(truth, 0).astype(int), _negation_cosines(model, findings)
     columns = dict(n=[*n, n.sum()], AUC=auc, AUC_low=low[0], AUC_high=high[0], AP=ap, AP_low=low[1], AP_high=high[1],
-                   prevalence=[*truth.mean(0), truth.mean()], X=x, no_X=no_x, no_X_low=low[3], no_X_high=high[3],
-                   cosine=[*cosine, cosine.mean()])
+                   prevalence=[*np.nanmean(truth, 0), np.nanmean(truth)], X=x, no_X=no_x,
+                   no_X_low=low[3], no_X_high=high[3], cosine=[*cosine, cosine.mean()])
     return pd.DataFrame(columns, index=[*findings, "macro"])
 
 # %% ../../nbs/lab/evaluate.ipynb #595ef9da
@@ -222,10 +232,6 @@ def _draws(patients:np.ndarray, share:float, seed:int, n_draws:int=5) -> list[np
 # %% ../../nbs/lab/evaluate.ipynb #50daff9f
 def _truth(studies:Dataset, findings:list[str]) -> np.ndarray: # (n, f): 1, 0, or NaN where the source is not sure
     return np.where(certain(studies, findings), has_finding(studies["labels"][:], findings), np.nan)
-
-def _enough(truth:np.ndarray, least:int=5) -> np.ndarray: # (n, f) as `_truth`; (f,) bool
-    "Which findings are present in so many studies, and absent from as many."
-    return np.minimum((truth == 1).sum(0), (truth == 0).sum(0)) >= least
 
 # %% ../../nbs/lab/evaluate.ipynb #2c7d6cf2
 _CHOICES = (.01, .001, .1, 1.) # Values of C; the first where the validation cannot choose
@@ -325,7 +331,8 @@ def evaluate(model:CLIPMini, # Any mode; it comes back unchanged
         blind = kept_corpus(untrained(model), data, rows)
         theirs = {name: embed(*rival, rows) for name, rival in rivals.items()}
         retrieved, compare, ranks = _retrieval(table, unique_texts, trained, blind, theirs)
-    findings = zero_shot(model, trained[0], table["labels"].tolist(), table["patient_id"]).to_dict("index")
+    labels, uncertain = table["labels"].tolist(), table["uncertain"].tolist()
+    findings = zero_shot(model, trained[0], labels, table["patient_id"], uncertain=uncertain).to_dict("index")
     last = dict(zero_shot=findings, probe=_probe(model, data, split) if probe else {}, compare=compare)
     result = retrieved | {key: value for key, value in last.items() if value}
     if not result: raise ValueError("there is nothing to measure: no study has a report, and no finding is frequent")

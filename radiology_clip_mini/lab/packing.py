@@ -83,7 +83,8 @@ def pack(model): # A CLIPMini; the same
 def keep_on_device(data:StudyData, device:torch.device) -> None:
     "Moves all images to the GPU if they are decoded and fit; `data.pixels` then reads them there."
     n = len(data.studies)
-    if device.type != "cuda" or not data.images.full or n * data.pixels([0]).nbytes > torch.cuda.mem_get_info()[0] / 4: return
+    if device.type != "cuda" or not data.images.full: return
+    if n * data.pixels([0]).nbytes > torch.cuda.mem_get_info()[0] / 4: return
     held = torch.from_numpy(data.pixels(range(n))).to(device)
     data.pixels = lambda rows: held[torch.as_tensor(rows, device=device)]
 
