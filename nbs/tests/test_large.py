@@ -175,15 +175,15 @@ def mimic_folder(folder, reports=True, ending=".jpg", metadata=True):
     return folder
 
 
-@pytest.mark.parametrize("place", ["in the folder", "unpacked beside", "in a folder of its own", "an archive", "MIMIC-CXR beside"])
+@pytest.mark.parametrize("place", ["in the folder", "unpacked beside", "in a folder of its own", "an archive", "an archive beside", "MIMIC-CXR beside"])
 def test_where_the_reports_of_mimic_lie(tmp_path, place):
     folder = mimic_folder(tmp_path/"physionet/mimic-cxr-jpg/2.1.0", place == "in the folder")
     home = {"unpacked beside": folder/"mimic-cxr-reports/files", "in a folder of its own": folder/"reports", "MIMIC-CXR beside": tmp_path/"physionet/mimic-cxr/2.1.0/files"}.get(place)
     for i in (1, 2) if home else ():
         (home/f"p10/p1000000{i}").mkdir(parents=True)
         (home/f"p10/p1000000{i}/s5{i}.txt").write_text(f"FINDINGS: Report 5{i}.\n")
-    if place == "an archive":
-        with zipfile.ZipFile(folder/"mimic-cxr-reports.zip", "w") as archive:
+    if "archive" in place:
+        with zipfile.ZipFile((folder.parent if "beside" in place else folder)/"mimic-cxr-reports.zip", "w") as archive:
             for i in (1, 2): archive.writestr(f"files/p10/p1000000{i}/s5{i}.txt", f"FINDINGS: Report 5{i}.")
     studies, noticed, _ = read(folder)
     assert studies["text"][:] == ["Report 51.", "Report 52."]
@@ -275,6 +275,56 @@ def test_the_export_in_the_material():
     assert table["patient_id"].to_dict() == {str(h.AccessionNumber): str(h.PatientID) for h in heads}
     assert (table["frontal"].notna().sum(), set(table.index[table["lateral"].notna()])) == (len({h.AccessionNumber for h in heads}), lateral)
     assert "matched by Anforderungs-Nr. (40 of 40 rows). Taken: Befund for findings, Anforderungs-Nr. for study_id" in said
+
+
+EXPORTS = {"UIDs": ("uid,Befund\n1.2.47,Large heart.\n1.2.48,Clear.\n", "Befund for findings, uid for study_id"), "a number of the report": ("Befund-ID,Nr,Befund\n1,47,Large heart.\n2,48,Clear.\n", "Befund for findings, Nr for study_id"),
+           "two sections": ("Findings;Impression;Accession\nLarge heart.;Cardiomegaly.;0047\nClear.;Normal.;0048\n", "Findings for findings, Impression for impression, Accession for study_id"),
+           "names that say nothing": ("a\tb\tc\n0047\tChest\tLarge heart.\n0048\tChest\tClear.\n", "c for text, a for study_id"), "patients": ("patient,words\nP0047,Large heart.\nP0048,Clear.\n", "words for text, patient for study_id"),
+           "a column twice": ("Nr,Befund,Nr \n0047,Large heart.,x\n0048,Clear.,y\n", "Befund for findings, Nr for study_id")}
+
+def write_export(folder, numbers=("0047", "0047", "0048"), **fields):
+    pydicom = pytest.importorskip("pydicom")
+    for i, number in enumerate(numbers):
+        head = pydicom.Dataset()
+        head.file_meta = pydicom.dataset.FileMetaDataset()
+        head.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        head.file_meta.MediaStorageSOPClassUID = head.file_meta.MediaStorageSOPInstanceUID = "1.2"
+        own = dict(AccessionNumber=number, PatientID=f"P{number}", ViewPosition="PA" if i % 2 == 0 else "LL", StudyInstanceUID=f"1.2.{number.lstrip('0')}") | fields
+        for name, value in own.items(): setattr(head, name, value)
+        (folder/"DICOM").mkdir(exist_ok=True)
+        head.save_as(folder/f"DICOM/IM{i:06}", enforce_file_format=True)
+
+@pytest.mark.parametrize("content, taken", EXPORTS.values(), ids=EXPORTS)
+@pytest.mark.parametrize("named", [False, True], ids=["the folder", "the list"])
+def test_exports(tmp_path, content, taken, named):
+    write_export(tmp_path)
+    (tmp_path/"list.csv").write_text(content)
+    studies, noticed, said = read(tmp_path/"list.csv" if named else tmp_path)
+    assert (studies["text"][:], studies["patient_id"][:], views(studies), noticed) == (["Large heart.", "Clear."], ["P0047", "P0048"], [[True, True], [True, False]], {})
+    assert f"(2 of 2 rows). Taken: {taken}; --data.columns names others" in said
+
+
+def test_an_export_in_excel(tmp_path):
+    pytest.importorskip("openpyxl")
+    write_export(tmp_path)
+    pd.DataFrame(dict(Nr=[47, 48], Befund=["Large heart.", "Clear."])).to_excel(tmp_path/"list.xlsx", index=False)
+    assert read(tmp_path)[0]["text"][:] == ["Large heart.", "Clear."]
+
+
+def test_an_export_whose_headers_say_little(tmp_path):
+    "The view from the series, the patient from the list."
+    write_export(tmp_path, PatientID="", ViewPosition="", SeriesDescription="Thorax seitlich")
+    (tmp_path/"list.csv").write_text("Nr,Patient,Befund\n0047,a,Large heart.\n0048,a,Clear.\n")
+    studies, noticed, said = read(tmp_path)
+    assert (studies["patient_id"][:], views(studies)) == (["a", "a"], [[False, False], [True, True]]) and "Patient for patient_id" in said
+    assert noticed == {"DICOM/IM000001": "a further lateral image of its study"}
+
+
+@pytest.mark.parametrize("content", ["Nr,Befund\n99,Clear.\n", "Befund\nClear.\n", "Nr,Befund\n"], ids=["other numbers", "no number", "no rows"])
+def test_an_export_that_does_not_fit(tmp_path, content):
+    write_export(tmp_path)
+    (tmp_path/"list.csv").write_text(content)
+    with pytest.raises(ValueError, match="no column of .* has the AccessionNumber, StudyInstanceUID or PatientID of the DICOM files; it has: "): read(tmp_path)
 
 
 # A table of one's own
