@@ -142,7 +142,7 @@ def test_the_page(home):
     assert said.count(NOTICE) == 4 and said.count("nearest sentences") == 4 and "notes.txt" not in said
     assert "not read: films/broken.png: the frontal picture cannot be read: UnidentifiedImageError" in said
     assert "not read: films/short.png: the frontal picture cannot be read: OSError" in said
-    assert "4 films answered, 2 unreadable, " in said and said.rstrip().endswith("written: a.csv")
+    assert "films: 4 answered, 2 unreadable, " in said and said.rstrip().endswith("written: a.csv")
     assert max(map(len, said.splitlines())) <= 100
     kept = next((home/"results").glob("*/answers"))
     assert {p.name for p in kept.iterdir()} == {"findings.json", "answers.json", "answers.safetensors"}
@@ -180,7 +180,7 @@ def test_a_question(home, call):
     for words in ([], ["--model", run]):
         status, out, err = call("films", "--question", "large heart", "--out", "q.json", *words)
         ranked = pd.read_json("q.json")
-        assert status == 0 and "4 films answered, 2 unreadable" in out and "preparing" not in out, err
+        assert status == 0 and "films: 4 answered, 2 unreadable" in out and "preparing" not in out, err
         assert ranked["cosine"].is_monotonic_decreasing or ranked["cosine"][:4].is_monotonic_decreasing
     a = open_answers(model=str(run), bare=True)
     with torch.no_grad(): asked = a.model.encode_text(["large heart"])[0].numpy()
@@ -218,7 +218,7 @@ def test_a_model_with_data(home, call):
     run = next((home/"results").glob("*/run.json")).parent
     words = "films", "--model", run, "--data.source", "kept", "--data.image_size", "48", "--data.val_fraction", ".3", "--data.test_fraction", ".4", "--data.cache_dir", "cache"
     with pytest.warns(UserWarning, match="was trained on .* of the validation patients"): status, out, err = call(*words)
-    assert status == 0 and "4 films answered" in out and "preparing answers from 120 studies" in out, err
+    assert status == 0 and "films: 4 answered" in out and "preparing answers from 120 studies" in out, err
     with pytest.warns(UserWarning): assert "preparing" not in call(*words)[1]
     with pytest.warns(UserWarning): assert "preparing" in call(*words, "--data.test_fraction", ".3")[1] # another split
     assert len(list((home/"results").glob("*/answers/findings.json"))) == 2
@@ -237,7 +237,7 @@ def test_refuses(home, call, words, message):
 
 def test_only_bad_files(call):
     status, out, err = call("films/broken.png", "films/notes.txt")
-    assert status == 0 and "0 films answered, 2 unreadable" in out and "Traceback" not in out + err
+    assert status == 0 and "films: 0 answered, 2 unreadable" in out and "Traceback" not in out + err
 
 
 def test_help(call):
