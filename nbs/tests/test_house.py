@@ -77,7 +77,7 @@ def lines(path):
 
 def test_the_house_is_small():
     size = {module: len(lines(path)) for module, path in MODULES.items()}
-    assert len(size) <= 22 # the 22nd is lab/answers, which both evaluate and ask would import, and which imports both
+    assert len(size) <= 23 # 21, and sections of reports, and answers about a film
     assert {module: n for module, n in size.items() if n > 450} == {}
     long = [f"{module}: {line}" for module, path in MODULES.items() for line in lines(path)
             if len(line) > 120 and not line.startswith(("from", "__all__", '"""'))]
@@ -87,7 +87,7 @@ def test_the_house_is_small():
 NOTEBOOKS = sorted(path for path in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 
 
-def test_there_are_few_notebooks(): assert len(NOTEBOOKS) <= 35
+def test_there_are_few_notebooks(): assert len(NOTEBOOKS) <= 37 # 35, and sections of reports, and answers about a film
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -185,7 +185,7 @@ def _mimic_reports(tops:list[Path], names:list[str]) -> list[dict]: # names: p10
     "The sections of each report, from its file or an archive, or empty ones. Raises ValueError where all are."
     find = _finder(_homes(tops, "p1[0-9]"), (".txt",))
     try:
-        archives = [zipfile.ZipFile(path) for top in tops for path in top.glob("*reports*.zip")]
+        archives = [zipfile.ZipFile(path) for top in (*tops, tops[0].parent) for path in top.glob("*cxr-reports*.zip")]
         members = {Path(name).stem: (archive, name) for archive in archives for name in archive.namelist()}
         def read(name):
             if path := find(name): return path.read_bytes()
@@ -258,8 +258,9 @@ def read_chexpert_plus(source:str|Path, # df_chexpert_plus_240401.csv; its pictu
                        skipped:dict, # Receives what is left out, and why
                        text:str="findings", images:str|Path|None=None) -> Dataset: # text, images as in read_kaggle
     "All studies of CheXpert Plus as `STUDY_FEATURES`; those without images too."
-    source, rows, sections = Path(source), [], ("section_findings", "section_impression")
-    table = _read_csv(source, ("path_to_image", "frontal_lateral", "deid_patient_id", "report", *sections))
+    source, rows, sections = Path(source), [], ["section_findings", "section_impression"]
+    needed = ["path_to_image", "frontal_lateral", "deid_patient_id", "report", *sections]
+    table = _read_csv(source, needed).filter([*needed, "split"])
     labels, home = _chexpert_labels(source.parent), [Path(images or source.parent)]
     find = _finder(_homes(home, "train") + _homes(home, "valid"), (".png", ".jpg", ".dcm", ".jpeg"))
     for image in progress(table.to_dict("records"), "finding pictures", unit="image"):
@@ -346,6 +347,7 @@ def read_export(source:str|Path, # A list of reports: a CSV or Excel file
     "All studies of a list of reports, with the DICOM files whose headers name them. Raises ValueError if none fits."
     source = Path(source)
     table, folder = _table_reader(source)(source), Path(images or source.parent)
+    table = table.loc[:, ~table.columns.duplicated()]
     if "file_name" in table and not columns: return read_folder(source, skipped, text, images)
     if columns:
         _check_mapping(columns, text, by_header=True)
