@@ -251,7 +251,7 @@ def _image_hashes(data, rows:np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/base/splits.ipynb #0000006b
 def leak_report(data) -> dict: # {"train-test": {"patients", "texts", "images"}}, numbers
-    "For each pair of splits: patients in both, and studies of the second with a text or (once decoded) an image of the first."
+    "For each pair of splits: patients in both, and studies of the second with a text or (once decoded) image of the first."
     report = {}
     for a, b in combinations(SPLITS, 2):
         rows_a, rows_b = data.rows(a), data.rows(b)
@@ -259,5 +259,6 @@ def leak_report(data) -> dict: # {"train-test": {"patients", "texts", "images"}}
         texts = np.isin(data.text_id[rows_b], data.text_id[rows_a])
         images = np.isin(images_b, images_a[images_a > 0]).any(1)
         patients = set(data.splits[a]) & set(data.splits[b])
-        report[f"{a}-{b}"] = dict(patients=len(patients), texts=int(texts.sum()), images=int(images.sum()) if data.images.full else None)
+        images = int(images.sum()) if data.images.full else None
+        report[f"{a}-{b}"] = dict(patients=len(patients), texts=int(texts.sum()), images=images)
     return report
