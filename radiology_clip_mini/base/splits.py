@@ -251,7 +251,7 @@ def _image_hashes(data, rows:np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/base/splits.ipynb #0000006b
 def leak_report(data) -> dict: # {"train-test": {"patients", "texts", "images"}}, numbers
-    "For each pair of splits: patients in both, studies of the second with a text or (once decoded) an image of the first."
+    "For each pair of splits: patients in both, studies of the second with a text or a decoded image of the first."
     report = {}
     for a, b in combinations(SPLITS, 2):
         rows_a, rows_b = data.rows(a), data.rows(b)
