@@ -183,12 +183,13 @@ def _finder(homes:list[Path], endings:tuple) -> Callable: # Of a name without it
 # %% ../../nbs/base/collections.ipynb #e6aa1359
 def _mimic_reports(tops:list[Path], names:list[str]) -> list[dict]: # names: p10/p10000032/s50414267
     "The sections of each report, from its file or an archive, or empty ones. Raises ValueError where all are."
-    find = _finder(_homes(tops, "p1[0-9]"), (".txt",))
+    homes = list(map(str, _homes(tops, "p1[0-9]")))
     try:
         archives = [zipfile.ZipFile(path) for top in (*tops, tops[0].parent) for path in top.glob("*cxr-reports*.zip")]
         members = {Path(name).stem: (archive, name) for archive in archives for name in archive.namelist()}
         def read(name):
-            if path := find(name): return path.read_bytes()
+            for home in homes:
+                with suppress(FileNotFoundError): return Path(f"{home}/{name}.txt").read_bytes()
             archive, member = members.get(name.rpartition("/")[2], (None, None))
             return archive.read(member) if archive else b""
         reports = [report_sections(read(name).decode(errors="replace"))
