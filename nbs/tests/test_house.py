@@ -87,11 +87,7 @@ def test_the_house_is_small():
 NOTEBOOKS = sorted(path for path in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 
 
-<<<<<<< HEAD
 def test_there_are_few_notebooks(): assert len(NOTEBOOKS) <= 37 # 35, and sections of reports, and answers about a film
-=======
-def test_there_are_few_notebooks(): assert len(NOTEBOOKS) <= 36 # with lab/answers
->>>>>>> h2
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
