@@ -35,7 +35,7 @@ def split_patients(studies:Dataset, # Needs only the column patient_id
                    seed:int=42, # The same seed and patients give the same split
                    max_held_out:int|None=None) -> dict[str, list[str]]: # At most max_held_out in val and in test
     "Patient ids, shuffled and cut into train, val and test, all disjoint. Raises ValueError for fewer than 3 patients."
-    patients = sorted(set(studies["patient_id"]))
+    patients = sorted(set(studies["patient_id"][:]))
     most = len(patients) if max_held_out is None else max_held_out
     n_val, n_test = (min(most, max(1, round(share * len(patients)))) for share in (val_fraction, test_fraction))
     if not (val_fraction > 0 and test_fraction > 0 and n_val + n_test < len(patients)):
@@ -94,7 +94,7 @@ class StudyData:
         if split not in self.splits:
             raise ValueError(f"there is no split {split!r}; expected {', '.join(SPLITS)}")
         ids = set(self.splits[split])
-        return np.flatnonzero([p in ids for p in self.studies["patient_id"]])
+        return np.flatnonzero([p in ids for p in self.studies["patient_id"][:]])
 
 # %% ../nbs/00_data.ipynb #6b8e2c4e
 @patch
@@ -179,7 +179,7 @@ def prepare_data(studies:Dataset, # n usable studies, as STUDY_FEATURES
         studies = only_known(studies, known_split(cfg.split, source_path(cfg.source), studies), skipped)
     if only_test and cfg.split_file: splits = load_splits(studies, cfg.split_file)
     elif only_test and cfg.split not in KNOWN_SPLITS:
-        splits = dict(train=[], val=[], test=sorted(set(studies["patient_id"])))
+        splits = dict(train=[], val=[], test=sorted(set(studies["patient_id"][:])))
     else: splits = check_splits(splits, studies, "the run's split") if splits else get_splits(studies, cfg, seed)
     needed, lazy = ("test",) if only_test else SPLITS, lazy and cfg.split == "official"
     return gather_data(studies, cfg, splits, skipped, needed, lazy)

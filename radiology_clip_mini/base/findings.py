@@ -108,4 +108,4 @@ def certain(studies, # A Dataset, n rows of STUDY_FEATURES; the column uncertain
             findings:list[str]) -> np.ndarray: # f names; (n, f) bool
     "Which studies are sure about which finding, present or absent; a name with a side asks for that side."
     if "uncertain" not in studies.column_names: return np.ones((len(studies), len(findings)), bool)
-    return ~label_matrix([{*names, *map(plain_finding, names)} for names in studies["uncertain"]], findings)
+    return ~label_matrix([{*names, *map(plain_finding, names)} for names in studies["uncertain"][:]], findings)

@@ -75,7 +75,7 @@ def _deal(groups:list[list[str]], wanted:list[int]) -> list[list[str]]: # A list
 # %% ../../nbs/base/splits.ipynb #5b1d0014
 def _text_groups(studies:Dataset) -> tuple[pd.Series, pd.Series]: # The patients of each group; is it abnormal?
     "Groups of patients who share texts, by name."
-    table = pd.DataFrame(dict(patient=studies["patient_id"][:], excess=[1 if x else -1 for x in studies["labels"]]))
+    table = pd.DataFrame(dict(patient=studies["patient_id"][:], excess=[1 if x else -1 for x in studies["labels"][:]]))
     group_of = link_patients(table["patient"], text_ids(studies["text"][:]).tolist())
     groups = table.groupby(table["patient"].map(group_of))
     return groups["patient"].unique().map(list), groups["excess"].sum() > 0
@@ -166,7 +166,7 @@ def known_split(name:str, # One of KNOWN_SPLITS
 # %% ../../nbs/base/splits.ipynb #5b1d001e
 def known_patients(studies:Dataset, split:dict[str, str]) -> dict[str, list[str]]: # By part
     "The patients in each part of a known split."
-    table = pd.DataFrame(dict(patient=studies["patient_id"][:], part=[split[s] for s in studies["study_id"]]))
+    table = pd.DataFrame(dict(patient=studies["patient_id"][:], part=[split[s] for s in studies["study_id"][:]]))
     return {name: sorted(set(table["patient"][table["part"] == name])) for name in SPLITS}
 
 # %% ../../nbs/base/splits.ipynb #5b1d001f
@@ -204,7 +204,7 @@ def check_splits(splits:dict, # {"train": ids, "val": ids, "test": ids}
     count = Counter(chain.from_iterable(splits.values()))
     twice = [p for p, n in count.items() if n > 1]
     if twice: raise ValueError(f"{name} holds {len(twice)} patients twice: {_some(twice)}")
-    patients = set(studies["patient_id"])
+    patients = set(studies["patient_id"][:])
     unknown, absent = patients - count.keys(), count.keys() - patients
     if unknown:
         raise ValueError(f"{name} was made for other data: of {len(patients)} patients here, it lacks {len(unknown)} "
@@ -236,7 +236,7 @@ def unlike_asked(splits:dict, studies:Dataset, cfg:DataConfig) -> list[str]:
         if differs and asked != getattr(DataConfig(), f"{part}_fraction"): settings.append(f"{part}_fraction {asked}")
     if cfg.split == "text":
         split_of = {patient: part for part, ids in splits.items() for patient in ids}
-        in_split = pd.Series([split_of[p] for p in studies["patient_id"]])
+        in_split = pd.Series([split_of[p] for p in studies["patient_id"][:]])
         if in_split.groupby(text_ids(studies["text"][:]).numpy()).nunique().max() > 1: settings.append("split text")
     if cfg.split in KNOWN_SPLITS:
         known = known_patients(studies, known_split(cfg.split, source_path(cfg.source), studies))

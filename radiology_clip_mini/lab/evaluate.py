@@ -389,7 +389,7 @@ def write_evaluation(run:Run, result:dict, ranks:pd.DataFrame, # As measure_run 
                      out:str|Path|None=None) -> Path: # A folder; None for the run's own
     "Writes metrics.json, metrics.md and, of retrieval, ranks.csv and viz/evaluation.png, or nothing. Raises OSError."
     folder, end = Path(home_path(out) or run.folder), file_ending(result)
-    texts = dict(zip(run.data.studies["study_id"], run.data.studies["text"]))
+    texts = dict(zip(run.data.studies["study_id"][:], run.data.studies["text"][:]))
     page = markdown_report(result, ranks if ranks.empty else failure_table(ranks, texts))
     with whole_files(folder, ELSEWHERE) as part:
         write_atomic(part/f"metrics{end}.json", json.dumps(result, indent=1))
