@@ -217,7 +217,7 @@ def test_a_model_with_data(home, call):
     "Split by patient, kept in a folder of its own, and warned of: the run saw these patients."
     run = next((home/"results").glob("*/run.json")).parent
     words = "films", "--model", run, "--data.source", "kept", "--data.image_size", "48", "--data.val_fraction", ".3", "--data.test_fraction", ".4", "--data.cache_dir", "cache"
-    with pytest.warns(UserWarning, match="was trained on .* of the validation patients"): status, out, err = call(*words)
+    with pytest.warns(UserWarning, match=r"was trained on \d+ of the held-out patients, and may know them by heart"): status, out, err = call(*words)
     assert status == 0 and "films: 4 answered" in out and "preparing answers from 120 studies" in out, err
     with pytest.warns(UserWarning): assert "preparing" not in call(*words)[1]
     with pytest.warns(UserWarning): assert "preparing" in call(*words, "--data.test_fraction", ".3")[1] # another split

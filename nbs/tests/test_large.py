@@ -9,6 +9,7 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
+from dicoms import write_export
 from radiology_clip_mini.base.collections import read_studies, source_path
 from radiology_clip_mini.base.findings import FINDINGS, graded_findings, listed_findings, mesh_labels, named_finding
 from radiology_clip_mini.base.sections import report_sections
@@ -277,22 +278,10 @@ def test_the_export_in_the_material():
     assert "matched by Anforderungs-Nr. (40 of 40 rows). Taken: Befund for findings, Anforderungs-Nr. for study_id" in said
 
 
-EXPORTS = {"UIDs": ("uid,Befund\n1.2.47,Large heart.\n1.2.48,Clear.\n", "Befund for findings, uid for study_id"), "a number of the report": ("Befund-ID,Nr,Befund\n1,47,Large heart.\n2,48,Clear.\n", "Befund for findings, Nr for study_id"),
+EXPORTS = {"UIDs": ("uid,Befund\n1.2.0047,Large heart.\n1.2.0048,Clear.\n", "Befund for findings, uid for study_id"), "a number of the report": ("Befund-ID,Nr,Befund\n1,47,Large heart.\n2,48,Clear.\n", "Befund for findings, Nr for study_id"),
            "two sections": ("Findings;Impression;Accession\nLarge heart.;Cardiomegaly.;0047\nClear.;Normal.;0048\n", "Findings for findings, Impression for impression, Accession for study_id"),
            "names that say nothing": ("a\tb\tc\n0047\tChest\tLarge heart.\n0048\tChest\tClear.\n", "c for text, a for study_id"), "patients": ("patient,words\nP0047,Large heart.\nP0048,Clear.\n", "words for text, patient for study_id"),
            "a column twice": ("Nr,Befund,Nr \n0047,Large heart.,x\n0048,Clear.,y\n", "Befund for findings, Nr for study_id")}
-
-def write_export(folder, numbers=("0047", "0047", "0048"), **fields):
-    pydicom = pytest.importorskip("pydicom")
-    for i, number in enumerate(numbers):
-        head = pydicom.Dataset()
-        head.file_meta = pydicom.dataset.FileMetaDataset()
-        head.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        head.file_meta.MediaStorageSOPClassUID = head.file_meta.MediaStorageSOPInstanceUID = "1.2"
-        own = dict(AccessionNumber=number, PatientID=f"P{number}", ViewPosition="PA" if i % 2 == 0 else "LL", StudyInstanceUID=f"1.2.{number.lstrip('0')}") | fields
-        for name, value in own.items(): setattr(head, name, value)
-        (folder/"DICOM").mkdir(exist_ok=True)
-        head.save_as(folder/f"DICOM/IM{i:06}", enforce_file_format=True)
 
 @pytest.mark.parametrize("content, taken", EXPORTS.values(), ids=EXPORTS)
 @pytest.mark.parametrize("named", [False, True], ids=["the folder", "the list"])

@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image as Pictur
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
+from dicoms import write_export
 import radiology_clip_mini.data as data_module
 from radiology_clip_mini.base.collections import read_studies
 from radiology_clip_mini.base.settings import DataConfig
@@ -454,20 +455,9 @@ def test_the_annotation_in_the_material():
 
 # A hospital's export: DICOM files without names, and a list
 
-def export(folder, numbers, view="PA"):
-    pydicom = pytest.importorskip("pydicom")
-    for i, number in enumerate(numbers):
-        head = pydicom.Dataset()
-        head.file_meta = pydicom.dataset.FileMetaDataset()
-        head.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        head.file_meta.MediaStorageSOPClassUID = head.file_meta.MediaStorageSOPInstanceUID = "1.2"
-        head.AccessionNumber, head.PatientID, head.ViewPosition, head.StudyInstanceUID = number, f"P{number}", view if i % 2 == 0 else "LL", f"1.2.{number}"
-        (folder/"DICOM").mkdir(exist_ok=True)
-        head.save_as(folder/f"DICOM/IM{i:06}", enforce_file_format=True)
-
 @pytest.mark.parametrize("column, written", {"accession numbers": ("nr", "{:04}"), "without zeros": ("nr", "{}"), "UIDs": ("nr", "1.2.{:04}")}.values())
 def test_pictures_by_their_headers(tmp_path, column, written):
-    export(tmp_path, ["0047", "0047", "0048"])
+    write_export(tmp_path, ["0047", "0047", "0048"])
     (tmp_path/"Befunde.csv").write_bytes(("nr;Befund\n" + f"{written.format(47)};Größe normal.\n{written.format(48)};Erguß.\n").encode("cp1252"))
     studies, noticed, _ = read(tmp_path, columns=dict(study_id="nr", text="Befund"))
     table = studies.to_pandas()
@@ -477,14 +467,14 @@ def test_pictures_by_their_headers(tmp_path, column, written):
 
 def test_zeros_that_tell_two_examinations_apart(tmp_path):
     "Where 0047 and 047 are two, a list that says 47 means neither."
-    export(tmp_path, ["0047", "048", "047"])
+    write_export(tmp_path, ["0047", "048", "047"])
     (tmp_path/"list.csv").write_text("nr,Befund\n47,Clear.\n48,Large.\n")
     studies, noticed, _ = read(tmp_path, columns=dict(study_id="nr", text="Befund"))
     assert (studies["study_id"][:], noticed) == (["48"], {"47": "no image"})
 
 
 def test_a_list_of_other_examinations(tmp_path):
-    export(tmp_path, ["0047"])
+    write_export(tmp_path, ["0047"])
     (tmp_path/"list.csv").write_text("nr,Befund\n99,Clear.\n")
     with pytest.raises(ValueError, match="no DICOM file in .* has an AccessionNumber or StudyInstanceUID that is a study_id"): read(tmp_path, columns=dict(study_id="nr", text="Befund"))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FINDINGS', 'mesh_labels', 'named_finding', 'graded_findings', 'plain_finding', 'listed_findings', 'label_matrix',
-           'studies_with', 'certain']
+           'studies_with', 'has_finding', 'certain']
 
 # %% ../../nbs/base/findings.ipynb #731fd4e7
 import json, re
@@ -104,8 +104,13 @@ def studies_with(labels:list[list[str]]) -> dict[str, np.ndarray]: # Of n studie
     return {} if names == ["no finding"] else dict(zip(names, label_matrix(findings, names).T))
 
 # %% ../../nbs/base/findings.ipynb #02432fb5
+def has_finding(labels, # n lists of labels
+                findings:list[str]) -> np.ndarray: # f names; (n, f) bool
+    "Which studies have which finding, whatever its side and lobe; a name with a side asks for that side."
+    return label_matrix([{*names, *map(plain_finding, names)} for names in labels], findings)
+
 def certain(studies, # A Dataset, n rows of STUDY_FEATURES; the column uncertain, with lists of labels, may be missing
             findings:list[str]) -> np.ndarray: # f names; (n, f) bool
     "Which studies are sure about which finding, present or absent; a name with a side asks for that side."
     if "uncertain" not in studies.column_names: return np.ones((len(studies), len(findings)), bool)
-    return ~label_matrix([{*names, *map(plain_finding, names)} for names in studies["uncertain"][:]], findings)
+    return ~has_finding(studies["uncertain"][:], findings)

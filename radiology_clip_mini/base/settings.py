@@ -205,5 +205,6 @@ def check_config(config:Config) -> None:
             raise ValueError(f"{name} has no value; leave the line out for the default, which is {default}")
     try: make_parser().parse_object(asdict(config))
     except ArgumentError as e: raise ValueError(e) from e
+    if config.data.text == "none": raise ValueError("training needs reports; data.text none is for rclip_eval --probe")
     if tracker and not find_spec(tracker):
         raise ValueError(f"train.tracker {tracker} needs that package: pip install {tracker}")

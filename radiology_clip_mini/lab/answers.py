@@ -11,7 +11,8 @@ __all__ = ['AIM', 'LEAST', 'MOST', 'share_of', 'cut_shares', 'two_cuts', 'calibr
 import json, re, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +22,18 @@ from scipy.special import betaincinv, expit
 import torch
 from xxhash import xxh3_128
 
+from ..base.collections import _header, _is_dicom
 from ..base.findings import certain
 from ..base.pictures import _try_read, small_pictures, VIEWS
-from ..base.settings import DataConfig
 from ..base.sources import files_below, IMAGE_ENDINGS, known_view
 from ..base.util import home_path, progress, whole_files, write_atomic
 from ..data import choose_views, in_order, StudyData
 from ..gradcam import Gallery
-from .ask import find_run, kept_corpus, seen_patients
+from .ask import find_run, kept_corpus
 from .evaluate import ABSENT, common_findings, has_finding, PRESENT, prompt_embeddings
 from .packing import pack
 from .published import load_model
-from .runs import check_image_size, data_marks, data_settings, find_ckpt, load_data
+from .runs import data_marks, data_settings, find_ckpt
 from .runs import load_run, read_run, Run
 from ..loss import sentences
 from ..models import CLIPMini
@@ -177,25 +178,15 @@ def prepare_answers(run:Run) -> Answers:
 # %% ../../nbs/lab/answers.ipynb #7e15432d
 def _ready(model:CLIPMini) -> CLIPMini: return pack(model).to("cuda" if torch.cuda.is_available() else "cpu")
 
-def _model_run(name:str, config:DataConfig, results_dir:str, seed:int=42) -> Run: # What load_model takes
-    "A model with data that is split as for a training. Raises ValueError or OSError where one does not load."
-    model = _ready(load_model(name))
-    config.image_size = config.image_size or model.image_size
-    check_image_size(model, config.image_size)
-    data = load_data(config, seed)
-    seen, marks = seen_patients(name, data.splits["val"]), data_marks(data)
-    if seen: warnings.warn(f"{name} was trained on {len(seen)} of the validation patients, so its answers are too sure")
-    folder = Path(home_path(results_dir))/f"{model.name.replace('/', '-')}-{marks['fingerprint'][:8]}"
-    return Run(folder, model, data, dict(config=dict(data=asdict(config), seed=seed), data=marks))
-
 def open_answers(ckpt:str|None=None, results_dir:str="results", source:str|None=None, images:str|None=None,
                  cache_dir:str|None=None, model:str|None=None, data:dict|None=None, # All as find_run takes them
                  bare:bool=False) -> Answers: # Only the model, which is enough for a question in words
     "The answers of a run, or of a model with data. Raises ValueError for a mixture, and as loading does."
-    if model and bare: return Answers(known := _ready(load_model(home_path(model))), known.image_size, "any")
-    if model and data and not (ckpt or source or images or cache_dir):
-        return prepare_answers(_model_run(home_path(model), DataConfig(**data), results_dir))
-    if model or data: find_run(ckpt, results_dir, source, images, cache_dir, model, data) # says what goes with what
+    if model and bare:
+        known = _ready(load_model(home_path(model)))
+        return Answers(known, known.image_size, "any")
+    if model or data:
+        return prepare_answers(find_run(ckpt, results_dir, source, images, cache_dir, model, data, only_test=False))
     best = find_ckpt(ckpt, results_dir)
     info, known = read_run(best.parent), _ready(CLIPMini.from_pretrained(best))
     config = data_settings(info, best.parent)[0]
@@ -209,18 +200,16 @@ def open_answers(ckpt:str|None=None, results_dir:str="results", source:str|None=
 _VIEW = re.compile(r"(?<![^\W\d_])(lateral|lat|frontal|pa|ap)(?![^\W\d_])", re.I)
 _STUDY = re.compile(r"(study|s)[-_ ]?\d+", re.I)
 
-def _header(path:Path) -> tuple[str, str]: # StudyInstanceUID, and frontal, lateral or ""; "" where nothing is said
+def _told(path:Path) -> tuple[str, str]: # Of its study, and frontal or lateral; "" where nothing is said
     "What a DICOM says of its study."
-    if path.suffix.lower() in {*IMAGE_ENDINGS} - {".dcm", ".dicom"}: return "", ""
-    try:
-        import pydicom
-        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "ViewPosition"])
-    except Exception: return "", "" # no DICOM, a damaged one, or no pydicom: reading the film will tell
-    return str(head.get("StudyInstanceUID") or ""), known_view(str(head.get("ViewPosition") or ""))
+    with suppress(ValueError): # without pydicom; reading the film will tell
+        numbers, _, view = _header(path) if _is_dicom(path) else ((), "", "")
+        return " ".join(sorted(numbers)), known_view(view)
+    return "", ""
 
 def study_and_view(path:Path) -> tuple[str, str]: # What the films of one study share; frontal, lateral or ""
     "Whose film a file is, as far as its header or its name tells."
-    (study, view), *words = _header(path), *_VIEW.finditer(path.stem)
+    (study, view), *words = _told(path), *_VIEW.finditer(path.stem)
     if words and not study:
         rest = path.stem[:words[-1].start()] + path.stem[words[-1].end():]
         study = f"{path.parent}/{'' if _STUDY.fullmatch(path.parent.name) else rest.strip(' -_.').lower()}"
@@ -233,7 +222,7 @@ def find_films(paths:list) -> list[Path]: # Files and folders
     films = {}
     for path in map(Path, map(home_path, paths)):
         if not path.exists(): raise FileNotFoundError(f"there is no file or folder {path}")
-        def is_film(p): return p == path or p.suffix.lower() in IMAGE_ENDINGS or _header(p)[0]
+        def is_film(p): return p == path or p.suffix.lower() in IMAGE_ENDINGS or _told(p)[0]
         films |= dict.fromkeys(filter(is_film, files_below(path)))
     if not films: raise ValueError(f"there is no picture in {', '.join(map(str, paths))}: no PNG, JPEG, DICOM …")
     return list(films)

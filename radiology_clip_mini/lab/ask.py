@@ -117,8 +117,9 @@ def ask_model(name:str, # What load_model takes
     data = load_data(config, seed, only_test=only_test)
     rows, marks = data.rows("test"), data_marks(data)
     print(f"{len(rows):,} {'' if only_test else 'test '}studies; skipped: {skip_summary(data.skipped)}", flush=True)
-    seen = seen_patients(name, data.splits["test"])
-    if seen: warnings.warn(f"{name} was trained on {len(seen)} of these patients, and may know them by heart")
+    seen = seen_patients(name, data.splits["val"] + data.splits["test"])
+    whose = "these" if only_test else "the held-out"
+    if seen: warnings.warn(f"{name} was trained on {len(seen)} of {whose} patients, and may know them by heart")
     warn_of_cut(model, data.texts(rows))
     asked = dict(model=str(name), fingerprint=marks["fingerprint"])
     folder = Path(home_path(results_dir))/f"{model.name.replace('/', '-')}-{marks['fingerprint'][:8]}"

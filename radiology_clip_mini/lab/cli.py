@@ -96,7 +96,7 @@ def open_run(ckpt:str|None=None, # A run's best or last folder; the latest run's
              images:str|None=None, # Where its pictures lie now, if apart and elsewhere than in training
              cache_dir:str|None=None, # Where decoded images are kept now, if elsewhere than in training
              model:str|None=None, # Without a run: a folder, a hub id, or hf-hub: and an id; with --data.source
-             data:DataConfig=None): # For --model: a YAML file of the settings that follow; all studies are the test
+             data:DataConfig=None): # For --model: a YAML file of what follows; all is the test, unless labels teach
     "The run that a command was asked for, or a model with data; raises as `find_run` does."
     with loading(): from radiology_clip_mini.lab.ask import find_run
     return find_run(ckpt, results_dir, source, images, cache_dir, model, data)
@@ -182,9 +182,9 @@ def rclip_ask(paths:list[str], # Films, or folders of them: PNG, JPEG, DICOM …
     if out and Path(out).suffix not in (".csv", ".json", ".jsonl"):
         raise ValueError(f"--out is {out}; expected a file that ends in .csv, .json or .jsonl")
     with loading(): from radiology_clip_mini.lab.answers import ask, find_films, open_answers
-    find_films(paths) # before a model is loaded
+    films = find_films(paths) # before a model is loaded
     answers = open_answers(**kwargs, bare=question is not None)
-    table = ask(answers, paths, k, question)
+    table = ask(answers, films, k, question)
     good = table[table["error"] == ""].to_dict("records")
     if question is not None: print(f"cosine with {question!r}; research and education only, not for clinical decisions")
     for row in good:

@@ -403,7 +403,6 @@ def train(config:Config, # All settings
           hooks=()) -> Path: # More hooks for fit; the run's folder
     "Trains until the end or a stop. Raises ValueError or OSError for what it cannot use, before there is a run folder."
     check_config(config)
-    if config.data.text == "none": raise ValueError("training needs reports; data.text none is for rclip_eval --probe")
     check_writable(config.paths.results_dir, resume)
     writable_cache(config.data.cache_dir)
     started = time.time()
